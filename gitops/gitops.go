@@ -1,0 +1,110 @@
+package gitops
+
+import (
+	"time"
+
+	"github.com/kas-agentk/kas/inventory"
+	"github.com/kas-agentk/kas/manifests"
+)
+
+// Project is how one manifest project wants to be synced.
+type Project struct {
+	// Key tells the project's inventory from all others in the cluster: the
+	// agent's and the project's numbers in RoR, as "<agent>-<project>".
+	Key string
+	// DefaultNamespace of namespaced objects that name none.
+	DefaultNamespace string
+	// Prune: delete objects that left the repository.
+	Prune bool
+	// AllowEmpty: an empty set deletes everything. Otherwise it deletes nothing.
+	AllowEmpty bool
+	// Policy says what to do with an object that exists and is not ours.
+	Policy inventory.Policy
+	// DryRun: what is sent, but not persisted.
+	DryRun DryRun
+	// Propagation of deletions: "Foreground", "Background" or "Orphan".
+	Propagation string
+	// ReconcileTimeout is how long applied objects may take to become healthy
+	// before they are reported as late.
+	ReconcileTimeout time.Duration
+	// PruneTimeout is how long pruned objects may take to be gone before they are
+	// reported as late.
+	PruneTimeout time.Duration
+}
+
+// DryRun says whether a run changes the cluster.
+type DryRun int
+
+// DryRunNone changes it, DryRunClient only plans, DryRunServer asks the API server
+// to check everything and to persist nothing.
+const (
+	DryRunNone DryRun = iota
+	DryRunClient
+	DryRunServer
+)
+
+// Desired is what a commit wants the cluster to hold.
+type Desired struct {
+	Commit string
+	Set    manifests.Set
+}
+
+// Action is what a run did to an object.
+type Action int
+
+// The actions, as syncstatus has them.
+const (
+	ActionPending Action = iota + 1
+	ActionCreated
+	ActionConfigured
+	ActionUnchanged
+	ActionPruned
+	ActionSkipped
+	ActionFailed
+	ActionPruning
+)
+
+// Health is the health of a live object, by kstatus.
+type Health int
+
+// The healths, as syncstatus has them.
+const (
+	HealthUnknown Health = iota + 1
+	HealthInProgress
+	HealthCurrent
+	HealthFailed
+	HealthTerminating
+	HealthNotFound
+)
+
+// ObjectStatus is what is known of one object of a run.
+type ObjectStatus struct {
+	ID      inventory.ID
+	Version string
+	Action  Action
+	Health  Health
+	// Message says why, where action or health is not plain.
+	Message string
+	// Position in the repository; zero for an object that left it.
+	Position manifests.Position
+}
+
+// Observer is told how a run goes, by one goroutine at a time. It must not block.
+type Observer interface {
+	// Object is called whenever an object's status is new or changed.
+	Object(ObjectStatus)
+	// Removed is called when an object is no longer part of the project: pruned
+	// and gone, or let go of.
+	Removed(inventory.ID)
+}
+
+// Result is how a run ended.
+type Result struct {
+	// Objects that the set asks for.
+	Total int
+	// Failed objects: applies and prunes that the API server refused.
+	Failed int
+	// HeldBack says why nothing was pruned although something left the
+	// repository. Empty: nothing was held back.
+	HeldBack string
+}

@@ -1,0 +1,92 @@
+// Package protoconf reads YAML configuration into protobuf messages. Unknown and
+// repeated keys, values of the wrong type and values that break a rule of the
+// schema (buf.validate) are errors that name the file, the line and the key.
+package protoconf
+
+import (
+	"errors"
+	"fmt"
+	"regexp"
+	"strconv"
+	"strings"
+
+	"buf.build/go/protovalidate"
+	"buf.build/go/protoyaml"
+	"go.yaml.in/yaml/v3"
+	"google.golang.org/protobuf/proto"
+)
+
+// Error is one mistake in a configuration file.
+type Error struct {
+	// Path of the file, as it was given to Unmarshal.
+	Path string
+	// Line from 1; zero where it is not known.
+	Line int
+	// Message says what is wrong.
+	Message string
+}
+
+// Error implements error as "path:line: message".
+func (e *Error) Error() string {
+	if e.Line == 0 {
+		return fmt.Sprintf("%s: %s", e.Path, e.Message)
+	}
+	return fmt.Sprintf("%s:%d: %s", e.Path, e.Line, e.Message)
+}
+
+// validator gives protovalidate the one-argument method that protoyaml calls.
+type validator struct{}
+
+func (validator) Validate(m proto.Message) error {
+	return protovalidate.Validate(m) //nolint:wrapcheck // protoyaml looks into it
+}
+
+// Unmarshal reads data, the contents of the file path, into m. What it returns is
+// an *Error, the first mistake in the file; m is then in an undefined state.
+func Unmarshal(path string, data []byte, m proto.Message) error {
+	// protoyaml lets a repeated key pass; the plain YAML decoder does not.
+	var plain any
+	if err := yaml.Unmarshal(data, &plain); err != nil {
+		return convert(path, err)
+	}
+	err := protoyaml.UnmarshalOptions{Path: path, Validator: validator{}}.Unmarshal(data, m)
+	if err == nil {
+		return nil
+	}
+	return convert(path, err)
+}
+
+// position matches what protoyaml puts before a message: the path, line and column.
+var position = regexp.MustCompile(`^(\d+)(?::\d+)?:? (.*)$`)
+
+// yamlPosition matches what the YAML parser itself says of a syntax error.
+var yamlPosition = regexp.MustCompile(`line (\d+): (.*)$`)
+
+func convert(path string, err error) *Error {
+	var done *Error
+	if errors.As(err, &done) {
+		return done
+	}
+	// protoyaml joins its errors line by line and draws the source under each; the
+	// YAML decoder lists its own below a heading.
+	text := strings.TrimPrefix(err.Error(), "yaml: unmarshal errors:\n")
+	first, _, _ := strings.Cut(text, "\n")
+	rest := strings.TrimPrefix(first, path+":")
+	if m := position.FindStringSubmatch(rest); m != nil {
+		line, _ := strconv.Atoi(m[1])
+		return &Error{Path: path, Line: line, Message: m[2]}
+	}
+	if m := yamlPosition.FindStringSubmatch(first); m != nil {
+		line, _ := strconv.Atoi(m[1])
+		return &Error{Path: path, Line: line, Message: explain(m[2])}
+	}
+	return &Error{Path: path, Message: strings.TrimSpace(rest)}
+}
+
+// explain adds what to do to the YAML parser's most puzzling words.
+func explain(message string) string {
+	if strings.Contains(message, "cannot start any token") {
+		return message + " (YAML wants spaces, not tabs, for indentation)"
+	}
+	return message
+}
