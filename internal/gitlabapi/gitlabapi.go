@@ -3,24 +3,23 @@
 // them, so neither may change one alone.
 package gitlabapi
 
-const (
-	// BasePath of every endpoint for kas.
-	BasePath = "/api/v4/internal/kubernetes"
+// BasePath of every endpoint for kas.
+const BasePath = "/api/v4/internal/kubernetes"
 
-	// Endpoints below BasePath.
+// Endpoints below BasePath. PathSyncStatus is ours, beyond GitLab: the body is the
+// protobuf JSON, with original field names, of a syncstatus.Update.
+const (
 	PathAgentInfo          = BasePath + "/agent_info"
 	PathProjectInfo        = BasePath + "/project_info"
 	PathAgentConfiguration = BasePath + "/agent_configuration"
 	PathUsageMetrics       = BasePath + "/usage_metrics"
 	PathAgentEvents        = BasePath + "/agent_events"
 	PathAuthorizeProxyUser = BasePath + "/authorize_proxy_user"
-	// PathSyncStatus is ours, beyond GitLab: the body is the protobuf JSON, with
-	// original field names, of a syncstatus.Update.
-	PathSyncStatus = BasePath + "/sync_status"
-
-	// RequestHeader carries kas's JWT (see jwtauth).
-	RequestHeader = "Gitlab-Kas-Api-Request"
+	PathSyncStatus         = BasePath + "/sync_status"
 )
+
+// RequestHeader carries kas's JWT (see jwtauth).
+const RequestHeader = "Gitlab-Kas-Api-Request"
 
 // AgentInfo answers GET agent_info: who the bearer of an agent token is and where
 // its configuration project lives.

@@ -14,16 +14,19 @@ import (
 	"github.com/golang-jwt/jwt/v5"
 )
 
+// IssuerKas and AudienceGitlab mark what kas sends to RoR; IssuerGitlab and
+// AudienceKas mark what RoR sends to kas.
 const (
-	// IssuerKas and AudienceGitlab mark what kas sends to RoR.
 	IssuerKas      = "gitlab-kas"
 	AudienceGitlab = "gitlab"
-	// IssuerGitlab and AudienceKas mark what RoR sends to kas.
-	IssuerGitlab = "gitlab"
-	AudienceKas  = "gitlab-kas"
+	IssuerGitlab   = "gitlab"
+	AudienceKas    = "gitlab-kas"
+)
 
-	// Lifetime of a token that Sign makes (GitLab's number).
-	Lifetime = 5 * time.Second
+// Lifetime of a token that Sign makes (GitLab's number).
+const Lifetime = 5 * time.Second
+
+const (
 	// leeway is how far two clocks may be apart.
 	leeway = 5 * time.Second
 	// minSecret is the fewest bytes a secret may have (GitLab's number).

@@ -13,22 +13,22 @@ import (
 // loaded machine, so that only a real fault reaches it.
 const Patience = 60 * time.Second
 
-// Logger logs to t, and only where the test fails or runs with -v.
-func Logger(t testing.TB) *zap.Logger {
-	t.Helper()
-	return zaptest.NewLogger(t, zaptest.Level(zap.DebugLevel))
+// Logger logs to tb, and only where the test fails or runs with -v.
+func Logger(tb testing.TB) *zap.Logger {
+	tb.Helper()
+	return zaptest.NewLogger(tb, zaptest.Level(zap.DebugLevel))
 }
 
 // Eventually calls check, first at once and then every few milliseconds, until it
 // returns nil. It fails the test with check's last error when Patience runs out.
-func Eventually(t testing.TB, check func() error) {
-	t.Helper()
-	EventuallyWithin(t, Patience, check)
+func Eventually(tb testing.TB, check func() error) {
+	tb.Helper()
+	EventuallyWithin(tb, Patience, check)
 }
 
 // EventuallyWithin is Eventually with a patience of its own.
-func EventuallyWithin(t testing.TB, patience time.Duration, check func() error) {
-	t.Helper()
+func EventuallyWithin(tb testing.TB, patience time.Duration, check func() error) {
+	tb.Helper()
 	err := check()
 	if err == nil {
 		return
@@ -40,9 +40,9 @@ func EventuallyWithin(t testing.TB, patience time.Duration, check func() error) 
 	for {
 		select {
 		case <-deadline.C:
-			t.Fatalf("still not so after %s: %v", patience, err)
-		case <-t.Context().Done():
-			t.Fatalf("test ended while waiting: %v", err)
+			tb.Fatalf("still not so after %s: %v", patience, err)
+		case <-tb.Context().Done():
+			tb.Fatalf("test ended while waiting: %v", err)
 		case <-tick.C:
 			if err = check(); err == nil {
 				return

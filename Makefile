@@ -1,0 +1,97 @@
+# kas & agentk. "make" alone says what there is.
+SHELL       := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS   += --no-print-directory
+
+GO      ?= go
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+LDFLAGS := -s -w -X github.com/kas-agentk/kas/internal/version.Version=$(VERSION)
+TOOLS   := $(CURDIR)/.build/bin
+# What "buf breaking" compares with: the newest release, else the newest commit.
+BUF_BASE ?= $(shell git describe --tags --abbrev=0 2>/dev/null || echo HEAD)
+# 2 cores: the race detector's programs are hungry.
+TEST_TIMEOUT ?= 20m
+
+.PHONY: help
+help: ## Say what there is
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: build
+build: ## Build kas, agentk, ror and kasctl into bin/
+	@mkdir -p bin
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cmd/kas ./cmd/agentk ./cmd/ror ./cmd/kasctl
+
+.PHONY: demo
+demo: ## Set up everything and run the main job until Ctrl-C (KUBECONFIG=... for a cluster of your own)
+	@$(GO) run ./cmd/sandbox demo --kubeconfig="$(if $(filter command line,$(origin KUBECONFIG)),$(KUBECONFIG))"
+
+.PHONY: demo-clean
+demo-clean: ## Remove the demo's state
+	@$(GO) run ./cmd/sandbox demo-clean
+
+.PHONY: sandbox
+sandbox: ## Build the real parts that demo and tests run against (once; minutes)
+	@$(GO) run ./cmd/sandbox build
+
+.PHONY: test
+test: sandbox ## Run all tests: units and end to end, race detector on
+	$(GO) test -race -timeout $(TEST_TIMEOUT) $$($(GO) list ./... | grep -v '/e2e')
+	$(GO) test -race -timeout $(TEST_TIMEOUT) -p 1 ./e2e/...
+
+.PHONY: test-unit
+test-unit: ## Run the tests that need no control plane
+	$(GO) test -race -timeout $(TEST_TIMEOUT) $$($(GO) list ./... | grep -v -e '/e2e' -e '/sandbox')
+
+.PHONY: check
+check: lint generated tidy ## Lint, and check that generated files and go.mod are fresh
+
+.PHONY: lint
+lint: $(TOOLS)/golangci-lint $(TOOLS)/buf ## Lint Go and protobuf
+	$(TOOLS)/golangci-lint run ./...
+	$(TOOLS)/buf lint
+	@if git rev-parse -q --verify '$(BUF_BASE)^{commit}' >/dev/null; then \
+		echo "$(TOOLS)/buf breaking --against .git#ref=$(BUF_BASE)"; \
+		$(TOOLS)/buf breaking --against ".git#ref=$$(git rev-parse '$(BUF_BASE)^{commit}')"; \
+	else echo "buf breaking: no earlier commit to compare with"; fi
+
+.PHONY: fmt
+fmt: $(TOOLS)/golangci-lint $(TOOLS)/buf ## Format Go and protobuf
+	$(TOOLS)/golangci-lint fmt ./...
+	$(TOOLS)/buf format -w
+
+.PHONY: generate
+generate: $(TOOLS)/buf ## Generate Go from the .proto files
+	$(TOOLS)/buf generate api
+
+.PHONY: generated
+generated: $(TOOLS)/buf
+	@rm -rf .build/generated && mkdir -p .build/generated
+	@$(TOOLS)/buf generate api --template buf.gen.yaml -o .build/generated
+	@for f in $$(cd .build/generated/api && find . -name '*.go'); do \
+		diff -u "api/$$f" ".build/generated/api/$$f" || { echo "api/$$f is stale: run \"make generate\"" >&2; exit 1; }; done
+
+.PHONY: tidy
+tidy:
+	@$(GO) mod tidy -diff || { echo "go.mod is stale: run \"go mod tidy\"" >&2; exit 1; }
+
+.PHONY: fuzz
+fuzz: ## Run each fuzz target for FUZZTIME (60s)
+	@for p in $$(grep -rl --include='*_test.go' '^func Fuzz' . | xargs -n1 dirname | sort -u); do \
+		for f in $$(grep -ho '^func Fuzz[A-Za-z0-9_]*' $$p/*_test.go | sed 's/^func //'); do \
+			echo "== $$p $$f"; $(GO) test -run '^$$' -fuzz "^$$f$$" -fuzztime $(or $(FUZZTIME),60s) $$p; done; done
+
+.PHONY: bench
+bench: ## Run the benchmarks that stand beside the code
+	$(GO) test -run '^$$' -bench . -benchmem $$(grep -rl --include='*_test.go' '^func Benchmark' . | xargs -n1 dirname | sort -u)
+
+.PHONY: clean
+clean: ## Remove what build and check made here
+	rm -rf bin .build
+
+# Tools, pinned in tools/go.mod.
+$(TOOLS)/golangci-lint $(TOOLS)/buf &: tools/go.mod tools/go.sum
+	@echo "building the tools pinned in tools/go.mod (2-3 minutes the first time)"
+	@mkdir -p $(TOOLS)
+	cd tools && GOBIN=$(TOOLS) $(GO) install tool
+	@touch $(TOOLS)/golangci-lint $(TOOLS)/buf
