@@ -3,6 +3,8 @@ package gitops
 import (
 	"time"
 
+	"k8s.io/utils/clock"
+
 	"github.com/kas-agentk/kas/inventory"
 	"github.com/kas-agentk/kas/manifests"
 )
@@ -30,7 +32,14 @@ type Project struct {
 	// PruneTimeout is how long pruned objects may take to be gone before they are
 	// reported as late.
 	PruneTimeout time.Duration
+	// Clock for timeouts; nil: the real one.
+	Clock clock.Clock
+	// Parallel is how many requests are in flight at a time; zero: DefaultParallel.
+	Parallel int
 }
+
+// DefaultParallel is close to where a small API server takes no more.
+const DefaultParallel = 48
 
 // DryRun says whether a run changes the cluster.
 type DryRun int
@@ -91,20 +100,42 @@ type ObjectStatus struct {
 
 // Observer is told how a run goes, by one goroutine at a time. It must not block.
 type Observer interface {
-	// Object is called whenever an object's status is new or changed.
+	// Object is called whenever an object's status is new or changed. It always
+	// gets the whole status: Watch repeats the action of the run.
 	Object(ObjectStatus)
 	// Removed is called when an object is no longer part of the project: pruned
 	// and gone, or let go of.
 	Removed(inventory.ID)
 }
 
-// Result is how a run ended.
+// Result is how a run ended. Watch takes it.
 type Result struct {
 	// Objects that the set asks for.
 	Total int
-	// Failed objects: applies and prunes that the API server refused.
+	// Failed objects: those that the cluster does not hold as the set asks, because
+	// the API server refused them, the inventory policy forbids to touch them
+	// (ActionSkipped), or what they depend on failed (ActionSkipped); and prunes
+	// that the API server refused. All are worth another Run later, without a new
+	// commit.
 	Failed int
 	// HeldBack says why nothing was pruned although something left the
-	// repository. Empty: nothing was held back.
+	// repository, and what to do about it. Empty: nothing was held back.
 	HeldBack string
+
+	// watched is what Watch looks after, in the order of the set.
+	watched []watched
+}
+
+// Readiness sums up the health of what a run applied.
+type Readiness struct {
+	// Ready: every object that the run applied or found unchanged is healthy, and
+	// everything that it pruned is gone. Objects that failed do not count: the
+	// Result told of them.
+	Ready bool
+	// Late objects are not ready although Project.ReconcileTimeout (for pruned
+	// ones PruneTimeout) has passed since Watch began. In the order of the set.
+	Late []inventory.ID
+	// Drifted objects no longer show our ownership as the run left it: somebody
+	// changed, took over or deleted them. Another Run puts them right.
+	Drifted []inventory.ID
 }

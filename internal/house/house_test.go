@@ -31,7 +31,7 @@ var rules = []struct {
 	{"agentk", []string{"api", "gitops", "manifests", "inventory", "internal"}},
 	{"ror", []string{"api", "internal"}},
 	{"internal", []string{"api", "internal"}},
-	{"sandbox", []string{"internal", "sandbox"}},
+	{"sandbox", []string{"api", "internal", "sandbox"}},
 	{"cmd/kasctl", []string{"kasctl"}},
 	{"cmd/kas", []string{"kas"}},
 	{"cmd/agentk", []string{"agentk"}},

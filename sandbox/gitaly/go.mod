@@ -1,3 +1,6 @@
+// Never run "go mod tidy" here: it looks through the tests of everything in Gitaly's
+// old module graph and wants modules that are no longer served. To record what the
+// programs need, run "go list -mod=mod -deps tool >/dev/null" instead.
 module github.com/kas-agentk/kas/sandbox/gitaly
 
 go 1.26.0

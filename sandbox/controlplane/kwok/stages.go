@@ -3,6 +3,6 @@ package kwok
 
 import (
 	_ "sigs.k8s.io/kwok/kustomize/stage/node/fast"
-	_ "sigs.k8s.io/kwok/kustomize/stage/node/heartbeat-with-lease"
+	_ "sigs.k8s.io/kwok/kustomize/stage/node/heartbeat"
 	_ "sigs.k8s.io/kwok/kustomize/stage/pod/fast"
 )

@@ -1,0 +1,217 @@
+package agentk
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/zap"
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc"
+	"k8s.io/utils/clock"
+
+	"github.com/kas-agentk/kas/agentk/desired"
+	"github.com/kas-agentk/kas/api/agentcfg"
+	"github.com/kas-agentk/kas/api/agentrpc"
+	"github.com/kas-agentk/kas/internal/admin"
+	"github.com/kas-agentk/kas/internal/version"
+)
+
+// Config of an Agent.
+type Config struct {
+	// KASAddress is grpc://HOST:PORT or grpcs://HOST:PORT.
+	KASAddress string
+	// CACertFile, unless empty, holds PEM certificates to trust beside the system's.
+	CACertFile string
+	// TokenFile holds the agent's token. It is read for every stream.
+	TokenFile string
+	// PodName and PodNamespace are told to kas; they may be empty.
+	PodName, PodNamespace string
+	// KubernetesVersion asks for the API server's version; empty: not known.
+	KubernetesVersion func(context.Context) string
+	// Observability, unless nil, is where metrics and probes are served. Run closes it.
+	Observability net.Listener
+	// ApplyLogging, unless nil, has the log follow the configuration.
+	ApplyLogging func(*agentcfg.Observability)
+
+	Registry *prometheus.Registry
+	Log      *zap.Logger
+	// Clock; nil: the real one.
+	Clock clock.WithTicker
+	// reopen says how long to wait between streams; nil: defaults.
+	reopen *reopenPolicies
+}
+
+func (c *Config) token() (string, error) { return readToken(c.TokenFile) }
+
+// Agent follows kas.
+type Agent struct {
+	cfg     Config
+	engine  Engine
+	elector Elector
+	metrics *metrics
+	conn    *grpc.ClientConn
+	link    *link
+	configs desired.Slot[*configuration]
+	// instanceID tells this process from others of the same agent.
+	instanceID int64
+}
+
+// New returns an agent that has not dialled yet. Run must be called, to free what it
+// holds.
+func New(cfg Config, engine Engine, elector Elector) (*Agent, error) {
+	if cfg.Clock == nil {
+		cfg.Clock = clock.RealClock{}
+	}
+	if cfg.reopen == nil {
+		policies := defaultReopenPolicies()
+		cfg.reopen = &policies
+	}
+	if cfg.ApplyLogging == nil {
+		cfg.ApplyLogging = func(*agentcfg.Observability) {}
+	}
+	if cfg.KubernetesVersion == nil {
+		cfg.KubernetesVersion = func(context.Context) string { return "" }
+	}
+	metrics, err := newMetrics(cfg.Registry)
+	if err != nil {
+		return nil, fmt.Errorf("register metrics: %w", err)
+	}
+	var id [8]byte
+	_, _ = rand.Read(id[:]) // never fails
+	a := &Agent{
+		cfg:        cfg,
+		engine:     engine,
+		elector:    elector,
+		metrics:    metrics,
+		link:       &link{metrics: metrics},
+		instanceID: int64(binary.BigEndian.Uint64(id[:]) >> 1), //nolint:gosec // fits, having lost a bit
+	}
+	if a.conn, err = newConn(&a.cfg); err != nil {
+		return nil, err
+	}
+	return a, nil
+}
+
+// Run works until ctx ends, and returns nil then.
+func (a *Agent) Run(ctx context.Context) (err error) {
+	defer func() {
+		if closeErr := a.conn.Close(); err == nil && closeErr != nil {
+			err = fmt.Errorf("close the connection to kas: %w", closeErr)
+		}
+	}()
+	g, ctx := errgroup.WithContext(ctx)
+	if a.cfg.Observability != nil {
+		g.Go(func() error {
+			srv := &admin.Server{Gatherer: a.cfg.Registry, Checks: []admin.Check{
+				{Name: "kas", Ready: a.link.connectedCheck},
+				{Name: "configuration", Ready: a.link.configuredCheck},
+			}}
+			return srv.Run(ctx, a.cfg.Observability)
+		})
+	}
+	g.Go(func() error {
+		w := &watcher{
+			log:          a.cfg.Log,
+			client:       agentrpc.NewAgentConfigurationClient(a.conn),
+			meta:         a.meta,
+			token:        a.cfg.token,
+			link:         a.link,
+			applyLogging: a.cfg.ApplyLogging,
+			configs:      &a.configs,
+			policies:     *a.cfg.reopen,
+		}
+		w.Run(ctx)
+		return nil
+	})
+	g.Go(func() error { return a.lead(ctx) })
+	return g.Wait() //nolint:wrapcheck // each says what it is
+}
+
+func (a *Agent) meta(ctx context.Context) *agentrpc.AgentMeta {
+	return &agentrpc.AgentMeta{
+		Version:           version.Version,
+		PodNamespace:      a.cfg.PodNamespace,
+		PodName:           a.cfg.PodName,
+		InstanceId:        a.instanceID,
+		KubernetesVersion: a.cfg.KubernetesVersion(ctx),
+	}
+}
+
+// lead takes part in the election of the agent that kas says this is, until ctx ends.
+func (a *Agent) lead(ctx context.Context) error {
+	for ctx.Err() == nil {
+		cfg, filled, newer := a.configs.Get()
+		if !filled {
+			select {
+			case <-newer:
+			case <-ctx.Done():
+			}
+			continue
+		}
+		if err := a.leadAs(ctx, cfg.agentID); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// errOtherAgent ends a term whose agent this no longer is.
+var errOtherAgent = errors.New("the token is now another agent's")
+
+// leadAs leads the agent until ctx ends or the token file makes this another agent.
+func (a *Agent) leadAs(ctx context.Context, agentID int64) error {
+	m := &manager{log: a.cfg.Log, agentID: agentID, configs: &a.configs, work: a.worker()}
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return a.awaitOther(ctx, agentID) })
+	g.Go(func() error {
+		return a.elector.Lead(ctx, agentID, func(ctx context.Context) {
+			a.metrics.leader.Set(1)
+			defer a.metrics.leader.Set(0)
+			m.Run(ctx)
+		})
+	})
+	if err := g.Wait(); err != nil && !errors.Is(err, errOtherAgent) {
+		return err //nolint:wrapcheck // says what it is
+	}
+	return nil
+}
+
+// awaitOther returns errOtherAgent when the configuration is another agent's, and
+// nil when ctx ends.
+func (a *Agent) awaitOther(ctx context.Context, agentID int64) error {
+	for {
+		cfg, _, newer := a.configs.Get()
+		if cfg.agentID != agentID {
+			return errOtherAgent
+		}
+		select {
+		case <-newer:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// worker returns what the manager runs for each project.
+func (a *Agent) worker() func(context.Context, int64, *agentcfg.ManifestProject) {
+	shared := workerConfig{
+		log:      a.cfg.Log,
+		client:   agentrpc.NewSyncClient(a.conn),
+		engine:   a.engine,
+		clock:    a.cfg.Clock,
+		token:    a.cfg.token,
+		link:     a.link,
+		metrics:  a.metrics,
+		claims:   newClaims(),
+		policies: *a.cfg.reopen,
+		limits:   desired.DefaultLimits(),
+	}
+	return func(ctx context.Context, agentID int64, project *agentcfg.ManifestProject) {
+		newWorker(shared, agentID, project).Run(ctx)
+	}
+}

@@ -1,0 +1,250 @@
+package cache
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/metadata"
+	"k8s.io/client-go/rest"
+	"k8s.io/utils/clock"
+
+	"github.com/kas-agentk/kas/inventory"
+)
+
+const (
+	// defaultSyncTimeout is how long one Ensure waits for a resource to be listed.
+	defaultSyncTimeout = time.Minute
+	// idleAfter is how long a resource is followed that nobody has asked for.
+	idleAfter = time.Hour
+	// reapEvery is how often idle resources are looked for.
+	reapEvery = 10 * time.Minute
+)
+
+// ErrNotSynced is wrapped when a resource could not be listed in time.
+var ErrNotSynced = errors.New("objects were not listed in time")
+
+// Config is what a Cache needs.
+type Config struct {
+	// RESTConfig of the API server.
+	RESTConfig *rest.Config
+	// FieldManager whose fields count as ours.
+	FieldManager string
+	Log          *zap.Logger
+	// Clock; nil: the real one.
+	Clock clock.Clock
+	// SyncTimeout is how long Ensure waits for one resource; zero: a minute.
+	SyncTimeout time.Duration
+}
+
+// Cache holds the objects of the resources that it was asked to follow.
+type Cache struct {
+	cfg      Config
+	dynamic  dynamic.Interface
+	metadata metadata.Interface
+	// starts hands followed resources to Run.
+	starts chan *resource
+
+	mu          sync.Mutex
+	resources   map[schema.GroupResource]*resource
+	subscribers map[int]Handler
+	next        int
+}
+
+// Handler is told that an object was created, changed or deleted. The resource
+// version is that of the change, for a deletion as well; empty: not known.
+type Handler = func(resource schema.GroupResource, namespace, name, resourceVersion string)
+
+// New returns a cache that follows nothing yet. It asks the API server nothing.
+func New(cfg Config) (*Cache, error) {
+	if cfg.Clock == nil {
+		cfg.Clock = clock.RealClock{}
+	}
+	if cfg.SyncTimeout <= 0 {
+		cfg.SyncTimeout = defaultSyncTimeout
+	}
+	// The API server's priority and fairness rules are the limit, not a guess here.
+	unlimited := rest.CopyConfig(cfg.RESTConfig)
+	unlimited.QPS = -1
+	dyn, err := dynamic.NewForConfig(unlimited)
+	if err != nil {
+		return nil, fmt.Errorf("cache: make a client: %w", err)
+	}
+	md, err := metadata.NewForConfig(unlimited)
+	if err != nil {
+		return nil, fmt.Errorf("cache: make a metadata client: %w", err)
+	}
+	return &Cache{
+		cfg: cfg, dynamic: dyn, metadata: md,
+		starts:      make(chan *resource),
+		resources:   map[schema.GroupResource]*resource{},
+		subscribers: map[int]Handler{},
+	}, nil
+}
+
+// Run follows resources until ctx ends.
+func (c *Cache) Run(ctx context.Context) error {
+	var informers sync.WaitGroup
+	defer informers.Wait()
+	reap := c.cfg.Clock.NewTimer(reapEvery)
+	defer reap.Stop()
+	for {
+		select {
+		case r := <-c.starts:
+			informers.Go(func() { r.run(ctx) })
+		case <-reap.C():
+			c.reap(c.cfg.Clock.Now())
+			reap.Reset(reapEvery)
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// Ensure has the resources followed, and waits until their objects are known. It
+// returns one error for each that fails: an API error, ErrNotSynced, or what kept
+// the API server from being reached. The error for ctx comes for each that was
+// still waited for. Run must be running.
+func (c *Cache) Ensure(ctx context.Context, mappings []*meta.RESTMapping) map[schema.GroupResource]error {
+	failed := map[schema.GroupResource]error{}
+	waiting := make([]*resource, 0, len(mappings))
+	for _, m := range mappings {
+		r := c.follow(m)
+		if err := c.start(ctx, r); err != nil {
+			failed[m.Resource.GroupResource()] = err
+			continue
+		}
+		waiting = append(waiting, r)
+	}
+	timer := c.cfg.Clock.NewTimer(c.cfg.SyncTimeout)
+	defer timer.Stop()
+	deadline := timer.C()
+	for _, r := range waiting {
+		err := r.wait(ctx, deadline)
+		if err == nil {
+			continue
+		}
+		failed[r.mapping.Resource.GroupResource()] = err
+		if errors.Is(err, ErrNotSynced) {
+			past := make(chan time.Time)
+			close(past)
+			deadline = past
+		}
+		if r.useless() {
+			// The next Ensure tries at once instead of waiting for the informer's
+			// own backoff.
+			c.drop(r)
+		}
+	}
+	return failed
+}
+
+// follow returns the resource of a mapping.
+func (c *Cache) follow(m *meta.RESTMapping) *resource {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	gr := m.Resource.GroupResource()
+	r, ok := c.resources[gr]
+	if !ok {
+		r = c.newResource(m)
+		c.resources[gr] = r
+	}
+	r.used = c.cfg.Clock.Now()
+	return r
+}
+
+// start hands a new resource to Run.
+func (c *Cache) start(ctx context.Context, r *resource) error {
+	c.mu.Lock()
+	started := r.started
+	r.started = true
+	c.mu.Unlock()
+	if started {
+		return nil
+	}
+	select {
+	case c.starts <- r:
+		return nil
+	case <-ctx.Done():
+		c.mu.Lock()
+		r.started = false
+		c.mu.Unlock()
+		return fmt.Errorf("follow %s: %w", r.mapping.Resource.GroupResource(), ctx.Err())
+	}
+}
+
+// drop stops following a resource.
+func (c *Cache) drop(r *resource) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	gr := r.mapping.Resource.GroupResource()
+	if c.resources[gr] == r {
+		delete(c.resources, gr)
+	}
+	r.stop()
+}
+
+// reap drops what nobody has asked for in a long time.
+func (c *Cache) reap(now time.Time) {
+	c.mu.Lock()
+	var idle []*resource
+	for _, r := range c.resources {
+		if now.Sub(r.used) > idleAfter {
+			idle = append(idle, r)
+		}
+	}
+	c.mu.Unlock()
+	for _, r := range idle {
+		c.drop(r)
+	}
+}
+
+// Get returns an object, and the hash of the fields of it that we own, as last seen.
+// The object is shared and must not be changed.
+func (c *Cache) Get(gr schema.GroupResource, namespace, name string) (*unstructured.Unstructured, inventory.Hash, bool) {
+	c.mu.Lock()
+	r, ok := c.resources[gr]
+	if ok {
+		r.used = c.cfg.Clock.Now()
+	}
+	c.mu.Unlock()
+	if !ok {
+		return nil, inventory.Hash{}, false
+	}
+	return r.get(namespace, name)
+}
+
+// Subscribe has h called for every change of every resource that is followed, until
+// stop is called.
+func (c *Cache) Subscribe(h Handler) (stop func()) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	n := c.next
+	c.next++
+	c.subscribers[n] = h
+	return func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		delete(c.subscribers, n)
+	}
+}
+
+// notify tells all subscribers.
+func (c *Cache) notify(gr schema.GroupResource, namespace, name, resourceVersion string) {
+	c.mu.Lock()
+	handlers := make([]Handler, 0, len(c.subscribers))
+	for _, h := range c.subscribers {
+		handlers = append(handlers, h)
+	}
+	c.mu.Unlock()
+	for _, h := range handlers {
+		h(gr, namespace, name, resourceVersion)
+	}
+}

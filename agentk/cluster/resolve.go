@@ -1,0 +1,217 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/rest"
+
+	"github.com/kas-agentk/kas/gitops"
+)
+
+var errVerbs = errors.New("the API server offers no list, watch and patch for it, so that it cannot be synced")
+
+// Resolve implements gitops.Cluster.
+func (c *Cluster) Resolve(ctx context.Context, kinds []schema.GroupVersionKind) (map[schema.GroupVersionKind]gitops.Kind, error) {
+	c.recent.sweep()
+	out := make(map[schema.GroupVersionKind]gitops.Kind, len(kinds))
+	found := make(map[schema.GroupVersionKind]*meta.RESTMapping, len(kinds))
+	for _, gvk := range kinds {
+		mapping, err := c.resolver.resolve(ctx, gvk)
+		if err = explain(err); err != nil {
+			if stops(ctx, err) {
+				return nil, err
+			}
+			out[gvk] = gitops.Kind{Err: err}
+			continue
+		}
+		found[gvk] = mapping
+	}
+	failed := c.cfg.Cache.Ensure(ctx, c.learn(kinds, found))
+	for gvk, mapping := range found {
+		err := explain(failed[mapping.Resource.GroupResource()])
+		switch {
+		case stops(ctx, err):
+			return nil, err
+		case apierrors.IsNotFound(err):
+			// It was served when it was looked up, and is not any more.
+			c.resolver.forget(mapping.Resource.GroupVersion())
+			err = fmt.Errorf("%w: %w", gitops.ErrNotServed, err)
+		}
+		out[gvk] = gitops.Kind{Namespaced: mapping.Scope.Name() == meta.RESTScopeNameNamespace, Err: err}
+	}
+	return out, nil
+}
+
+// stops says that an error is not that of one kind alone.
+func stops(ctx context.Context, err error) bool {
+	return err != nil && (errors.Is(err, gitops.ErrUnavailable) || apierrors.IsUnauthorized(err) || ctx.Err() != nil)
+}
+
+// learn notes which resource is which kind, and returns one mapping for each. What
+// is cached of a resource is so in one version, whichever versions it is applied in.
+func (c *Cluster) learn(kinds []schema.GroupVersionKind, found map[schema.GroupVersionKind]*meta.RESTMapping) []*meta.RESTMapping {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	seen := map[schema.GroupResource]struct{}{}
+	var mappings []*meta.RESTMapping
+	for _, gvk := range kinds {
+		m, ok := found[gvk]
+		if !ok {
+			continue
+		}
+		gk, gr := gvk.GroupKind(), m.Resource.GroupResource()
+		c.resources[gk], c.kinds[gr] = gr, gk
+		if _, ok := seen[gr]; !ok {
+			seen[gr] = struct{}{}
+			mappings = append(mappings, m)
+		}
+	}
+	return mappings
+}
+
+// resolver finds out which resource serves a kind. It asks for one group and version
+// at a time, when it is first needed and again where a kind is missing, so that a
+// group that does not answer harms nobody else.
+type resolver struct {
+	client rest.Interface
+
+	mu sync.Mutex
+	// served resources by kind, of the versions that were asked for.
+	served map[schema.GroupVersion]map[string]*meta.RESTMapping
+}
+
+func newResolver(client rest.Interface) *resolver {
+	return &resolver{client: client, served: map[schema.GroupVersion]map[string]*meta.RESTMapping{}}
+}
+
+// resolve returns an error of the API server, one that wraps gitops.ErrNotServed, or
+// what kept the API server from being asked.
+func (r *resolver) resolve(ctx context.Context, gvk schema.GroupVersionKind) (*meta.RESTMapping, error) {
+	if m := r.known(gvk); m != nil {
+		return usable(gvk, m)
+	}
+	versions := []string{gvk.Version}
+	if gvk.Version == "" {
+		var err error
+		if versions, err = r.versions(ctx, gvk.Group); err != nil {
+			return nil, err
+		}
+	}
+	for _, version := range versions {
+		gv := schema.GroupVersion{Group: gvk.Group, Version: version}
+		if err := r.fetch(ctx, gv); err != nil {
+			return nil, err
+		}
+		if m := r.known(gv.WithKind(gvk.Kind)); m != nil {
+			return usable(gvk, m)
+		}
+	}
+	return nil, fmt.Errorf("%w: %s", gitops.ErrNotServed, gvk)
+}
+
+// unusable stands for a kind that is served without what it takes to sync it.
+var unusable = &meta.RESTMapping{}
+
+func usable(gvk schema.GroupVersionKind, m *meta.RESTMapping) (*meta.RESTMapping, error) {
+	if m == unusable {
+		return nil, fmt.Errorf("kind %s: %w", gvk.Kind, errVerbs)
+	}
+	return m, nil
+}
+
+// known looks up without asking.
+func (r *resolver) known(gvk schema.GroupVersionKind) *meta.RESTMapping {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if gvk.Version != "" {
+		return r.served[gvk.GroupVersion()][gvk.Kind]
+	}
+	for gv, kinds := range r.served {
+		if m := kinds[gvk.Kind]; gv.Group == gvk.Group && m != nil {
+			return m
+		}
+	}
+	return nil
+}
+
+// forget has a group and version asked for anew.
+func (r *resolver) forget(gv schema.GroupVersion) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.served, gv)
+}
+
+// fetch asks what a group and version serves.
+func (r *resolver) fetch(ctx context.Context, gv schema.GroupVersion) error {
+	path := "/apis/" + gv.String()
+	if gv.Group == "" {
+		path = "/api/" + gv.Version
+	}
+	list := &metav1.APIResourceList{}
+	err := r.client.Get().AbsPath(path).Do(ctx).Into(list)
+	if apierrors.IsNotFound(err) {
+		r.forget(gv)
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("ask for the kinds of %s: %w", gv, err)
+	}
+	kinds := make(map[string]*meta.RESTMapping, len(list.APIResources))
+	for i := range list.APIResources {
+		res := &list.APIResources[i]
+		if strings.Contains(res.Name, "/") {
+			continue // a subresource
+		}
+		kinds[res.Kind] = mappingOf(gv, res)
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.served[gv] = kinds
+	return nil
+}
+
+func mappingOf(gv schema.GroupVersion, res *metav1.APIResource) *meta.RESTMapping {
+	for _, verb := range []string{"list", "watch", "patch"} {
+		if !slices.Contains(res.Verbs, verb) {
+			return unusable
+		}
+	}
+	scope := meta.RESTScopeRoot
+	if res.Namespaced {
+		scope = meta.RESTScopeNamespace
+	}
+	return &meta.RESTMapping{Resource: gv.WithResource(res.Name), GroupVersionKind: gv.WithKind(res.Kind), Scope: scope}
+}
+
+// versions of a group, the preferred one first.
+func (r *resolver) versions(ctx context.Context, group string) ([]string, error) {
+	if group == "" {
+		return []string{"v1"}, nil
+	}
+	g := &metav1.APIGroup{}
+	err := r.client.Get().AbsPath("/apis/" + group).Do(ctx).Into(g)
+	var status apierrors.APIStatus
+	if errors.As(err, &status) && status.Status().Code == http.StatusNotFound {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("ask for the versions of %s: %w", group, err)
+	}
+	versions := []string{g.PreferredVersion.Version}
+	for _, v := range g.Versions {
+		if v.Version != g.PreferredVersion.Version {
+			versions = append(versions, v.Version)
+		}
+	}
+	return versions, nil
+}

@@ -1,0 +1,91 @@
+package agentk
+
+import (
+	"context"
+	"sync"
+
+	"github.com/kas-agentk/kas/gitops"
+)
+
+// fakeEngine plays the engine: it reports every object as created and healthy, unless
+// told otherwise.
+type fakeEngine struct {
+	// run, unless nil, is asked at every run, which is numbered from 1.
+	run func(ctx context.Context, n int, d gitops.Desired, o gitops.Observer) (gitops.Result, error)
+	// readiness is sent to the next watches.
+	readiness chan gitops.Readiness
+
+	mu      sync.Mutex
+	runs    []gitops.Desired
+	keys    []string
+	busy    map[string]bool
+	overlap bool
+	watches int
+}
+
+func newFakeEngine() *fakeEngine {
+	return &fakeEngine{readiness: make(chan gitops.Readiness), busy: map[string]bool{}}
+}
+
+func (e *fakeEngine) Run(ctx context.Context, p gitops.Project, d gitops.Desired, o gitops.Observer) (gitops.Result, error) {
+	e.mu.Lock()
+	e.runs = append(e.runs, d)
+	e.keys = append(e.keys, p.Key)
+	n := len(e.runs)
+	e.overlap = e.overlap || e.busy[p.Key]
+	e.busy[p.Key] = true
+	e.mu.Unlock()
+	defer func() {
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		e.busy[p.Key] = false
+	}()
+	if e.run != nil {
+		return e.run(ctx, n, d, o)
+	}
+	return created(d, o), nil
+}
+
+// created reports every object as created.
+func created(d gitops.Desired, o gitops.Observer) gitops.Result {
+	for _, object := range d.Set.Objects {
+		o.Object(gitops.ObjectStatus{
+			ID: object.ID, Version: "v1", Action: gitops.ActionCreated, Health: gitops.HealthCurrent, Position: object.Position,
+		})
+	}
+	return gitops.Result{Total: len(d.Set.Objects)}
+}
+
+func (e *fakeEngine) Watch(ctx context.Context, _ gitops.Project, _ gitops.Result, _ gitops.Observer, cfg gitops.WatchConfig) error {
+	e.mu.Lock()
+	e.watches++
+	e.mu.Unlock()
+	cfg.OnReadiness(gitops.Readiness{Ready: true})
+	for {
+		select {
+		case r := <-e.readiness:
+			cfg.OnReadiness(r)
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+func (e *fakeEngine) commits() []string {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	var commits []string
+	for _, d := range e.runs {
+		commits = append(commits, d.Commit)
+	}
+	return commits
+}
+
+// alwaysLeads is an Elector without others.
+type alwaysLeads struct{}
+
+func (alwaysLeads) Lead(ctx context.Context, _ int64, work func(context.Context)) error {
+	work(ctx)
+	<-ctx.Done()
+	return nil
+}

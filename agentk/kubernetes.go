@@ -1,0 +1,115 @@
+package agentk
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"sync/atomic"
+	"time"
+
+	"k8s.io/cli-runtime/pkg/genericclioptions"
+	"k8s.io/client-go/discovery"
+	"k8s.io/client-go/rest"
+
+	"github.com/kas-agentk/kas/agentk/cache"
+	"github.com/kas-agentk/kas/agentk/cluster"
+	"github.com/kas-agentk/kas/gitops"
+	"github.com/kas-agentk/kas/internal/version"
+)
+
+// versionTimeout bounds the question for the API server's version, for which the
+// connection to kas waits.
+const versionTimeout = 2 * time.Second
+
+// kubernetes is all that the agent has of its cluster.
+type kubernetes struct {
+	engine  Engine
+	elector Elector
+	version func(context.Context) string
+	// Run runs what the engine stands on until its context ends.
+	Run func(context.Context) error
+}
+
+// newKubernetes wires the rooms that talk to the API server. It asks the API server
+// nothing, which may be away.
+func newKubernetes(flags *genericclioptions.ConfigFlags, namespace, identity string, cfg *Config) (*kubernetes, error) {
+	restConfig, err := restConfigOf(flags)
+	if err != nil {
+		return nil, fmt.Errorf("kubeconfig: %w", err)
+	}
+	restConfig.UserAgent = "agentk/" + version.Version
+	elector, err := NewLeaseElector(LeaseConfig{Log: cfg.Log, RESTConfig: restConfig, Namespace: namespace, Identity: identity})
+	if err != nil {
+		return nil, err
+	}
+	ask, err := versionOf(restConfig)
+	if err != nil {
+		return nil, err
+	}
+	objects, err := cache.New(cache.Config{RESTConfig: restConfig, FieldManager: cluster.FieldManager, Log: cfg.Log})
+	if err != nil {
+		return nil, err //nolint:wrapcheck // says what it is
+	}
+	c, err := cluster.New(cluster.Config{RESTConfig: restConfig, Namespace: namespace, Cache: objects})
+	if err != nil {
+		return nil, err //nolint:wrapcheck // says what it is
+	}
+	return &kubernetes{engine: clusterEngine{cluster: c}, elector: elector, version: ask, Run: objects.Run}, nil
+}
+
+var errNoCluster = errors.New("no cluster: give --kubeconfig or KUBECONFIG, or run in a pod")
+
+// restConfigOf is how to reach the API server, by the usual rules. client-go would
+// guess localhost:8080 where nothing is said; that is nobody's cluster any more.
+func restConfigOf(flags *genericclioptions.ConfigFlags) (*rest.Config, error) {
+	raw, err := flags.ToRawKubeConfigLoader().RawConfig()
+	if err != nil {
+		return nil, err //nolint:wrapcheck // newKubernetes does
+	}
+	inCluster := os.Getenv("KUBERNETES_SERVICE_HOST") != ""
+	if len(raw.Clusters) == 0 && *flags.APIServer == "" && !inCluster {
+		return nil, errNoCluster
+	}
+	return flags.ToRESTConfig() //nolint:wrapcheck // newKubernetes does
+}
+
+// versionOf returns a function that asks for the API server's version until it has
+// been told, and remembers it.
+func versionOf(restConfig *rest.Config) (func(context.Context) string, error) {
+	restConfig = rest.CopyConfig(restConfig)
+	restConfig.Timeout = versionTimeout
+	client, err := discovery.NewDiscoveryClientForConfig(restConfig)
+	if err != nil {
+		return nil, fmt.Errorf("kubeconfig: %w", err)
+	}
+	var known atomic.Pointer[string]
+	return func(context.Context) string {
+		if v := known.Load(); v != nil {
+			return *v
+		}
+		info, err := client.ServerVersion()
+		if err != nil {
+			return "" // kas asks again at the next connect
+		}
+		known.Store(&info.GitVersion)
+		return info.GitVersion
+	}, nil
+}
+
+// clusterEngine is the gitops engine over one cluster.
+type clusterEngine struct {
+	cluster gitops.Cluster
+}
+
+var _ Engine = clusterEngine{}
+
+// Run implements Engine.
+func (e clusterEngine) Run(ctx context.Context, p gitops.Project, d gitops.Desired, o gitops.Observer) (gitops.Result, error) {
+	return gitops.Run(ctx, e.cluster, p, d, o) //nolint:wrapcheck // the worker does
+}
+
+// Watch implements Engine.
+func (e clusterEngine) Watch(ctx context.Context, p gitops.Project, r gitops.Result, o gitops.Observer, cfg gitops.WatchConfig) error {
+	return gitops.Watch(ctx, e.cluster, p, r, o, cfg) //nolint:wrapcheck // the worker does
+}

@@ -1,0 +1,72 @@
+package agentk
+
+import (
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/kas-agentk/kas/gitops"
+)
+
+// metrics of the agent.
+type metrics struct {
+	connected    prometheus.Gauge
+	leader       prometheus.Gauge
+	streamsEnded *prometheus.CounterVec
+	syncs        *prometheus.HistogramVec
+	objects      *prometheus.CounterVec
+	lastApplied  *prometheus.GaugeVec
+}
+
+func newMetrics(reg prometheus.Registerer) (*metrics, error) {
+	m := &metrics{
+		connected: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "agentk_kas_connected",
+			Help: "1 while kas serves this agent's configuration stream, else 0.",
+		}),
+		leader: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "agentk_leader",
+			Help: "1 while this replica holds the agent's lease, else 0.",
+		}),
+		streamsEnded: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "agentk_kas_streams_ended_total",
+			Help: "Streams to kas that ended and were opened again, by stream (configuration, sync) and gRPC code.",
+		}, []string{"stream", "code"}),
+		syncs: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name:    "agentk_sync_duration_seconds",
+			Help:    "How long runs over an object set took, by result (ok, partial, error, preempted).",
+			Buckets: prometheus.ExponentialBuckets(0.005, 2, 16),
+		}, []string{"result"}),
+		objects: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "agentk_objects_total",
+			Help: "Objects that runs dealt with, by action.",
+		}, []string{"action"}),
+		lastApplied: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "agentk_last_applied_timestamp_seconds",
+			Help: "When a project's objects were last all applied, in seconds since 1970.",
+		}, []string{"project"}),
+	}
+	for _, c := range []prometheus.Collector{m.connected, m.leader, m.streamsEnded, m.syncs, m.objects, m.lastApplied} {
+		if err := reg.Register(c); err != nil {
+			return nil, err //nolint:wrapcheck // New says that it is about metrics
+		}
+	}
+	return m, nil
+}
+
+// countObjects adds what a run did.
+func (m *metrics) countObjects(actions map[gitops.Action]int) {
+	for action, n := range actions {
+		if name, ok := actionNames[action]; ok {
+			m.objects.WithLabelValues(name).Add(float64(n))
+		}
+	}
+}
+
+var actionNames = map[gitops.Action]string{
+	gitops.ActionCreated:    "created",
+	gitops.ActionConfigured: "configured",
+	gitops.ActionUnchanged:  "unchanged",
+	gitops.ActionPruned:     "pruned",
+	gitops.ActionSkipped:    "skipped",
+	gitops.ActionFailed:     "failed",
+	gitops.ActionPruning:    "pruning",
+}

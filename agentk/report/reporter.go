@@ -1,0 +1,237 @@
+package report
+
+import (
+	"sync"
+	"time"
+
+	"k8s.io/utils/clock"
+
+	"github.com/kas-agentk/kas/gitops"
+	"github.com/kas-agentk/kas/inventory"
+)
+
+// DefaultInterval is how long changes gather before the next report.
+const DefaultInterval = 100 * time.Millisecond
+
+// Config of a Reporter.
+type Config struct {
+	Clock clock.Clock
+	// Interval between two reports; zero means DefaultInterval.
+	Interval time.Duration
+}
+
+// Outcome is how a run over a whole set ended.
+type Outcome struct {
+	gitops.Result
+	// FileErrors is how many mistakes kas found in the repository.
+	FileErrors int
+	// Complete is false where the set is not all that the repository asks for.
+	Complete bool
+	// DryRun says that nothing was changed in the cluster.
+	DryRun bool
+}
+
+// Reporter keeps the newest status of one manifest project.
+type Reporter struct {
+	cfg Config
+	// wake holds a token while there is something that the stream has not taken.
+	wake chan struct{}
+
+	mu      sync.Mutex
+	summary summary
+	refused string
+	commit  string
+	applied string
+	// appliedAt and readyAt are of the newest commit; zero: not reached.
+	appliedAt, readyAt time.Time
+	objects            map[inventory.ID]*entry
+	// run counts runs; an entry that carries an older number was not mentioned
+	// by the present one.
+	run uint64
+	// healths and actions count the objects.
+	healths map[gitops.Health]int
+	actions map[gitops.Action]int
+
+	// What the open stream has not taken yet. While none is open, nothing is
+	// gathered here, because the next one starts with everything.
+	attached bool
+	reset    bool
+	changed  bool
+	dirty    []*entry
+	removed  map[inventory.ID]struct{}
+}
+
+// entry is one object of the project.
+type entry struct {
+	status gitops.ObjectStatus
+	run    uint64
+	dirty  bool
+	gone   bool
+}
+
+var _ gitops.Observer = (*Reporter)(nil)
+
+// New returns a reporter that knows of nothing.
+func New(cfg Config) *Reporter {
+	if cfg.Interval == 0 {
+		cfg.Interval = DefaultInterval
+	}
+	return &Reporter{
+		cfg:     cfg,
+		wake:    make(chan struct{}, 1),
+		objects: map[inventory.ID]*entry{},
+		healths: map[gitops.Health]int{},
+		actions: map[gitops.Action]int{},
+		removed: map[inventory.ID]struct{}{},
+	}
+}
+
+// Syncing says that a run over the set of commit begins. A further run over the
+// same commit leaves the state as it is until it has ended: a retry of what failed
+// is no news.
+func (r *Reporter) Syncing(commit string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.run++
+	if commit == r.commit && r.summary.phase == phaseRan {
+		return
+	}
+	if commit != r.commit {
+		r.commit, r.appliedAt, r.readyAt = commit, time.Time{}, time.Time{}
+	}
+	r.summary = summary{phase: phaseSyncing}
+	r.changedLocked()
+}
+
+// Ran says that the run ended, well or not so well.
+func (r *Reporter) Ran(outcome Outcome) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for id, e := range r.objects {
+		if e.run != r.run {
+			r.removeLocked(id, e)
+		}
+	}
+	ready, late := r.summary.ready, r.summary.late
+	if r.summary.phase != phaseRan {
+		ready, late = false, nil
+	}
+	r.summary = summary{phase: phaseRan, outcome: outcome, ready: ready, late: late}
+	if outcome.Failed == 0 && !outcome.DryRun {
+		if r.applied != r.commit || r.appliedAt.IsZero() {
+			r.appliedAt = r.cfg.Clock.Now()
+		}
+		r.applied = r.commit
+	}
+	r.changedLocked()
+}
+
+// Health says whether all objects are healthy, and which have not become so in time.
+func (r *Reporter) Health(ready bool, late []inventory.ID) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.summary.ready, r.summary.late = ready, late
+	if ready && r.readyAt.IsZero() {
+		r.readyAt = r.cfg.Clock.Now()
+	}
+	r.changedLocked()
+}
+
+// Trouble says what keeps the sync from going on for now. Empty: nothing does.
+func (r *Reporter) Trouble(message string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.summary.trouble == message {
+		return
+	}
+	r.summary.trouble = message
+	r.changedLocked()
+}
+
+// Refused says why the agent could not take the newest set. Empty: it could.
+func (r *Reporter) Refused(message string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.refused == message {
+		return
+	}
+	r.refused = message
+	r.changedLocked()
+}
+
+// Object implements gitops.Observer.
+func (r *Reporter) Object(status gitops.ObjectStatus) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	e, known := r.objects[status.ID]
+	if !known {
+		e = &entry{}
+		r.objects[status.ID] = e
+	} else {
+		e.run = r.run
+		if e.status == status {
+			return
+		}
+		r.countLocked(e, -1)
+	}
+	e.status, e.run = status, r.run
+	r.countLocked(e, 1)
+	if !r.attached {
+		return
+	}
+	delete(r.removed, status.ID)
+	if !e.dirty {
+		e.dirty = true
+		r.dirty = append(r.dirty, e)
+	}
+	r.changedLocked()
+}
+
+// Removed implements gitops.Observer.
+func (r *Reporter) Removed(id inventory.ID) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if e, ok := r.objects[id]; ok {
+		r.removeLocked(id, e)
+		r.changedLocked()
+	}
+}
+
+// Actions counts the project's objects by what the newest run did to them.
+func (r *Reporter) Actions() map[gitops.Action]int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	counts := make(map[gitops.Action]int, len(r.actions))
+	for action, n := range r.actions {
+		if n > 0 {
+			counts[action] = n
+		}
+	}
+	return counts
+}
+
+func (r *Reporter) removeLocked(id inventory.ID, e *entry) {
+	delete(r.objects, id)
+	r.countLocked(e, -1)
+	e.gone = true
+	if r.attached {
+		r.removed[id] = struct{}{}
+	}
+}
+
+func (r *Reporter) countLocked(e *entry, by int) {
+	r.healths[e.status.Health] += by
+	r.actions[e.status.Action] += by
+}
+
+// changedLocked wakes the stream.
+func (r *Reporter) changedLocked() {
+	if !r.attached {
+		return
+	}
+	r.changed = true
+	select {
+	case r.wake <- struct{}{}:
+	default:
+	}
+}

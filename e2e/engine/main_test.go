@@ -1,0 +1,60 @@
+package engine_test
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"go.uber.org/goleak"
+	"k8s.io/client-go/rest"
+
+	"github.com/kas-agentk/kas/sandbox"
+)
+
+var (
+	// plane is the control plane of all tests, and server its API server.
+	plane  *sandbox.ControlPlane
+	server *rest.Config
+)
+
+func TestMain(m *testing.M) {
+	code, err := run(m)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		code = 1
+	}
+	os.Exit(code)
+}
+
+func run(m *testing.M) (code int, err error) {
+	plane, err = sandbox.StartControlPlane(context.Background(), sandbox.ControlPlaneConfig{
+		WithoutNodes: true, Progress: os.Stderr,
+	})
+	if err != nil {
+		return 1, fmt.Errorf("start the control plane: %w", err)
+	}
+	defer func() {
+		if stopErr := plane.Stop(); err == nil && stopErr != nil {
+			err = fmt.Errorf("stop the control plane: %w", stopErr)
+		}
+	}()
+	server = &rest.Config{
+		Host: plane.Host, BearerToken: plane.Token,
+		TLSClientConfig: rest.TLSClientConfig{CAFile: filepath.Clean(plane.CAFile)},
+	}
+	// The control plane's own goroutines wait for its processes.
+	ignore := goleak.IgnoreCurrent()
+	code = m.Run()
+	if code == 0 {
+		if err := goleak.Find(ignore,
+			// client-go keeps its idle connections for the life of the process.
+			goleak.IgnoreAnyFunction("golang.org/x/net/http2.(*clientConnReadLoop).run"),
+			goleak.IgnoreAnyFunction("net/http.(*persistConn).readLoop"),
+			goleak.IgnoreAnyFunction("net/http.(*persistConn).writeLoop")); err != nil {
+			return 1, fmt.Errorf("goroutines are left: %w", err)
+		}
+	}
+	return code, nil
+}

@@ -1,0 +1,147 @@
+package harness
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/clientcmd"
+
+	"github.com/kas-agentk/kas/sandbox"
+	"github.com/kas-agentk/kas/sandbox/process"
+	"github.com/kas-agentk/kas/sandbox/stack"
+)
+
+const (
+	// startTimeout bounds the start of an Env, programs built already.
+	startTimeout = 15 * time.Minute
+	// pollPeriod of kas: short, so that tests do not wait for it.
+	pollPeriod = 200 * time.Millisecond
+	// infoCacheTTL of kas: how long a revoked token may go on.
+	infoCacheTTL = 2 * time.Second
+	// KeepEnv keeps an Env's directory, with all logs, when set.
+	KeepEnv = "E2E_KEEP"
+)
+
+// Env is the whole system without agents.
+type Env struct {
+	Dir      string
+	Cluster  *Cluster
+	Gitaly   *sandbox.Gitaly
+	Stack    *stack.Stack
+	Programs stack.Programs
+
+	// Kube and Dynamic are clients of the cluster, without rate limits.
+	Kube    kubernetes.Interface
+	Dynamic dynamic.Interface
+}
+
+// Main runs a package's tests in an Env, for TestMain: env is set before the tests
+// run. It returns the exit code.
+func Main(m *testing.M, env **Env) int {
+	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
+	defer cancel()
+	e, err := Start(ctx, os.Stderr)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "e2e:", err)
+		return 1
+	}
+	*env = e
+	code := m.Run()
+	if err := e.Stop(); err != nil {
+		fmt.Fprintln(os.Stderr, "e2e:", err)
+		code = 1
+	}
+	return code
+}
+
+// Start starts everything. On an error nothing is left running.
+func Start(ctx context.Context, progress io.Writer) (*Env, error) {
+	dir, err := os.MkdirTemp("", "kas-e2e-")
+	if err != nil {
+		return nil, fmt.Errorf("make a folder: %w", err)
+	}
+	e := &Env{Dir: dir}
+	if err := e.start(ctx, progress); err != nil {
+		return nil, errors.Join(err, e.Stop())
+	}
+	return e, nil
+}
+
+func (e *Env) start(ctx context.Context, progress io.Writer) error {
+	var err error
+	if e.Programs, err = stack.BuildPrograms(ctx, filepath.Join(e.Dir, "bin"), true); err != nil {
+		return err
+	}
+	if e.Cluster, err = startCluster(ctx, e.Dir, progress); err != nil {
+		return err
+	}
+	if err := e.connect(); err != nil {
+		return fmt.Errorf("connect to the cluster: %w", err)
+	}
+	e.Stack, err = stack.New(stack.Config{
+		Dir: filepath.Join(e.Dir, "stack"), Programs: e.Programs,
+		PollPeriod: pollPeriod, InfoCacheTTL: infoCacheTTL, LogLevel: "debug",
+	})
+	if err != nil {
+		return err
+	}
+	e.Gitaly, err = sandbox.StartGitaly(ctx, sandbox.GitalyConfig{
+		Dir: filepath.Join(e.Dir, "gitaly"), GitLabURL: e.Stack.RorURL,
+		SecretFile: e.Stack.ShellSecretFile, Progress: progress,
+	})
+	if err != nil {
+		return fmt.Errorf("start Gitaly: %w", err)
+	}
+	e.Stack.SetGitaly(e.Gitaly.Address, e.Gitaly.TokenFile)
+	for _, p := range []*process.Process{e.Stack.Ror, e.Stack.Kas} {
+		if err := p.Start(ctx); err != nil {
+			return fmt.Errorf("start %s: %w", p.Name(), err)
+		}
+	}
+	return nil
+}
+
+func (e *Env) connect() error {
+	config, err := clientcmd.BuildConfigFromFlags("", e.Cluster.Kubeconfig)
+	if err != nil {
+		return fmt.Errorf("read kubeconfig: %w", err)
+	}
+	config.QPS = -1
+	if e.Kube, err = kubernetes.NewForConfig(config); err != nil {
+		return fmt.Errorf("make client: %w", err)
+	}
+	if e.Dynamic, err = dynamic.NewForConfig(config); err != nil {
+		return fmt.Errorf("make client: %w", err)
+	}
+	return nil
+}
+
+// Stop stops everything and removes the directory, unless $E2E_KEEP is set. It
+// reports programs that found a data race.
+func (e *Env) Stop() error {
+	var errs []error
+	if e.Stack != nil {
+		errs = append(errs, e.Stack.Stop())
+	}
+	if e.Gitaly != nil {
+		errs = append(errs, e.Gitaly.Stop())
+	}
+	if e.Cluster != nil {
+		errs = append(errs, e.Cluster.Stop())
+	}
+	errs = append(errs, dataRaces(e.Dir))
+	if os.Getenv(KeepEnv) != "" {
+		fmt.Fprintln(os.Stderr, "e2e: logs are kept in", e.Dir)
+	} else {
+		errs = append(errs, os.RemoveAll(e.Dir))
+	}
+	return errors.Join(errs...)
+}

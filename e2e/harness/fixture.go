@@ -1,0 +1,158 @@
+package harness
+
+import (
+	"context"
+	"fmt"
+	"net/url"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/kas-agentk/kas/sandbox/stack"
+)
+
+// count makes names unique.
+var count atomic.Int64
+
+// Fixture is one agent and what it follows.
+type Fixture struct {
+	*Env
+	T *testing.T
+	// Name is unique in the Env: the agent's name, the namespace that its objects are
+	// meant for, and the namespace of the projects.
+	Name string
+	// AgentNamespace is where agentk keeps its own objects.
+	AgentNamespace string
+
+	Agent  stack.Agent
+	Token  stack.AgentToken
+	Agentk *stack.Agentk
+	// Config is the agent's configuration project, Manifests what it follows.
+	Config, Manifests *Repo
+}
+
+// New makes a fixture whose agent follows its manifest project as the lines say,
+// which are further keys of its entry in the configuration. agentk is running.
+func (e *Env) New(t *testing.T, lines ...string) *Fixture {
+	t.Helper()
+	f := e.NewStopped(t, lines...)
+	f.Agentk = f.NewAgentk("agentk")
+	f.Start(f.Agentk)
+	return f
+}
+
+// NewStopped is New without an agentk.
+func (e *Env) NewStopped(t *testing.T, lines ...string) *Fixture {
+	t.Helper()
+	f := &Fixture{Env: e, T: t, Name: fmt.Sprintf("t%d", count.Add(1))}
+	f.AgentNamespace = f.Name + "-agent"
+	f.CreateNamespace(f.Name)
+	f.CreateNamespace(f.AgentNamespace)
+	f.Config = f.NewRepo("agents", "private")
+	f.Manifests = f.NewRepo("manifests", "private")
+
+	var err error
+	if f.Agent, err = f.Client().CreateAgent(t.Context(), f.Config.Path, f.Name); err != nil {
+		t.Fatal(err)
+	}
+	if f.Token, err = f.Client().CreateToken(t.Context(), f.Config.Path, f.Agent.ID, "test"); err != nil {
+		t.Fatal(err)
+	}
+	f.Configure(append([]string{"default_namespace: " + f.Name}, lines...)...)
+	return f
+}
+
+// Client speaks ror's REST as the administrator.
+func (f *Fixture) Client() *stack.Client { return f.Stack.Client() }
+
+// NewAgentk prepares an agentk of the fixture's agent; each has its own state. It
+// is closed when the test ends.
+func (f *Fixture) NewAgentk(name string) *stack.Agentk {
+	f.T.Helper()
+	a, err := stack.NewAgentk(stack.AgentkConfig{
+		Dir: filepath.Join(f.Dir, f.Name, name), Program: f.Programs.Agentk, KasAddress: f.Stack.KasAgentAddress,
+		Token: f.Token.Token, Kubeconfig: f.Cluster.Kubeconfig, Namespace: f.AgentNamespace,
+		Args: []string{"--log-level=debug"},
+	})
+	if err != nil {
+		f.T.Fatal(err)
+	}
+	f.T.Cleanup(func() {
+		if err := a.Close(); err != nil {
+			f.T.Error(err)
+		}
+		if f.T.Failed() {
+			f.T.Logf("%s of %s said last:\n%s", name, f.Name, a.LogTail())
+		}
+	})
+	return a
+}
+
+// Start starts a process and fails the test if that fails.
+func (f *Fixture) Start(p interface{ Start(context.Context) error }) {
+	f.T.Helper()
+	if err := p.Start(f.T.Context()); err != nil {
+		f.T.Fatal(err)
+	}
+}
+
+// Configure pushes a configuration file with one manifest project.
+func (f *Fixture) Configure(lines ...string) string {
+	f.T.Helper()
+	return f.ConfigureFile("gitops:\n  manifest_projects:\n  - id: " + f.Manifests.Path + "\n    " + strings.Join(lines, "\n    ") + "\n")
+}
+
+// ConfigureFile pushes a configuration file.
+func (f *Fixture) ConfigureFile(content string) string {
+	f.T.Helper()
+	f.Config.Write(".gitlab/agents/"+f.Name+"/config.yaml", content)
+	return f.Config.Push("Configure")
+}
+
+// NewRepo makes a project of the fixture's and clones it.
+func (f *Fixture) NewRepo(name, visibility string) *Repo {
+	f.T.Helper()
+	project, err := f.Client().CreateProject(f.T.Context(), f.Name, name, visibility)
+	if err != nil {
+		f.T.Fatal(err)
+	}
+	return f.clone(project)
+}
+
+// clone clones a project as the administrator.
+func (f *Fixture) clone(project stack.Project) *Repo {
+	f.T.Helper()
+	remote, err := url.Parse(f.Stack.RorURL)
+	if err != nil {
+		f.T.Fatal(err)
+	}
+	remote.User = url.UserPassword(stack.User, f.Stack.Password)
+	remote.Path = "/" + project.Path + ".git"
+	r := &Repo{t: f.T, Dir: filepath.Join(f.T.TempDir(), "clone"), URL: remote.String(), Path: project.Path, ID: project.ID}
+	if _, err := git("", "clone", "--quiet", r.URL, r.Dir); err != nil {
+		f.T.Fatal(err)
+	}
+	r.Git("checkout", "--quiet", "-B", "main")
+	return r
+}
+
+// CreateNamespace makes a namespace that is removed with the test.
+func (f *Fixture) CreateNamespace(name string) {
+	f.T.Helper()
+	namespaces := f.Kube.CoreV1().Namespaces()
+	_, err := namespaces.Create(f.T.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}}, metav1.CreateOptions{})
+	if err != nil && !apierrors.IsAlreadyExists(err) {
+		f.T.Fatal(err)
+	}
+	f.T.Cleanup(func() {
+		err := namespaces.Delete(context.Background(), name, metav1.DeleteOptions{})
+		if err != nil && !apierrors.IsNotFound(err) {
+			f.T.Error(err)
+		}
+	})
+}

@@ -1,0 +1,97 @@
+package gitops
+
+import (
+	"context"
+	"errors"
+
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/kas-agentk/kas/inventory"
+)
+
+// Cluster is what the engine needs of one. Its methods may be called from several
+// goroutines, except that one inventory is loaded and saved by one at a time.
+type Cluster interface {
+	// Load returns the inventory with this ID; an empty one if there is none yet.
+	Load(ctx context.Context, id string) (*inventory.Inventory, error)
+	// Save stores the changes made to an inventory that Load returned. After an
+	// error the inventory must be loaded anew.
+	Save(ctx context.Context, inv *inventory.Inventory) error
+
+	// Resolve finds out how the API server serves kinds, and has Live know all
+	// their objects from then on. A kind with an empty version is looked for in
+	// whichever version is served. What is wrong with one kind is in its Kind; the
+	// error is for what stops everything.
+	Resolve(ctx context.Context, kinds []schema.GroupVersionKind) (map[schema.GroupVersionKind]Kind, error)
+	// Live returns the object with this ID as last seen, at no cost; false if there
+	// is none. It never shows less than the effect of an Apply that has returned.
+	// Its kind must have been resolved without an error.
+	Live(id inventory.ID) (Live, bool)
+	// Notify has changed called, from goroutines of the cluster's own, whenever
+	// what Live returns for objects of these kinds may have changed, until stop is
+	// called. changed must not block.
+	Notify(kinds []schema.GroupKind, changed func(inventory.ID)) (stop func())
+
+	// Apply creates or changes an object and returns it as it is then.
+	Apply(ctx context.Context, a Apply) (Live, error)
+	// Remove deletes an object or lets it go. An object that is not there is no
+	// error. Deletion may only have begun when it returns.
+	Remove(ctx context.Context, r Remove) error
+}
+
+// ErrUnavailable is wrapped by a Cluster's errors when the API server cannot be
+// reached at all, or does not answer.
+var ErrUnavailable = errors.New("the API server cannot be reached")
+
+// ErrNotServed is wrapped by Kind.Err when the API server does not know the kind.
+var ErrNotServed = errors.New("kind is not served")
+
+// Kind is how the API server serves one kind.
+type Kind struct {
+	// Namespaced: its objects live in namespaces.
+	Namespaced bool
+	// Err says why objects of the kind can be neither seen nor applied.
+	Err error
+}
+
+// Live is an object as the cluster has it.
+type Live struct {
+	UID             types.UID
+	ResourceVersion string
+	// Owner is the ID of the inventory that the object says owns it; empty: none.
+	Owner string
+	// Ownership is the hash of the fields we own (see inventory.OwnershipOf); zero
+	// where we own none.
+	Ownership inventory.Hash
+	// Object is shared and must not be changed. Its managedFields are gone, and so
+	// is what neither health nor the engine needs, such as the data of Secrets. It
+	// is nil when the object was just applied and not seen since.
+	Object *unstructured.Unstructured
+}
+
+// Apply is a request to create or change one object.
+type Apply struct {
+	ID inventory.ID
+	// Version of the API, without the group.
+	Version string
+	// JSON of the object, complete with namespace and owning inventory.
+	JSON []byte
+	// DryRun: the API server checks all and persists nothing.
+	DryRun bool
+}
+
+// Remove is a request to delete one object or to let it go.
+type Remove struct {
+	ID inventory.ID
+	// UID that the object must still have; another object of that name is left
+	// alone.
+	UID types.UID
+	// Propagation is "Foreground", "Background" or "Orphan".
+	Propagation string
+	// Detach: do not delete, but remove the mark of the owning inventory.
+	Detach bool
+	// DryRun: the API server checks all and persists nothing.
+	DryRun bool
+}

@@ -1,0 +1,211 @@
+package gitops
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/kas-agentk/kas/inventory"
+)
+
+// Run brings the cluster to what d wants, as p says, and tells o of every object.
+// The package comment says which errors it returns. A Result comes with an error as
+// far as the run got.
+func Run(ctx context.Context, c Cluster, p Project, d Desired, o Observer) (Result, error) {
+	inv, err := c.Load(ctx, p.Key)
+	if err != nil {
+		return Result{}, ended(ctx, fmt.Errorf("read the inventory: %w", err))
+	}
+	r := &run{
+		cluster: c, project: p, desired: d, observer: o, inv: inv,
+		result: Result{Total: len(d.Set.Objects)},
+		status: make(map[inventory.ID]*watched, len(d.Set.Objects)),
+	}
+	err = r.all(ctx)
+	// What was done is recorded, however the run ended.
+	if saveErr := r.save(ctx); err == nil {
+		err = saveErr
+	}
+	r.finish()
+	return r.result, ended(ctx, err)
+}
+
+// ended prefers to say that ctx ended over what that led to.
+func ended(ctx context.Context, err error) error {
+	if err != nil && ctx.Err() != nil {
+		return ctx.Err()
+	}
+	return err
+}
+
+// run is the state of one Run. Only Run's own goroutine uses it.
+type run struct {
+	cluster  Cluster
+	project  Project
+	desired  Desired
+	observer Observer
+	inv      *inventory.Inventory
+	result   Result
+	// order of the objects as they were first told of.
+	order []inventory.ID
+	// status of each object, as the observer was last told.
+	status map[inventory.ID]*watched
+}
+
+func (r *run) all(ctx context.Context) error {
+	steps, err := r.plan(ctx)
+	if err != nil {
+		return err
+	}
+	if len(steps.Definitions) > 0 && r.project.DryRun == DryRunNone {
+		if err := r.record(ctx, steps.Definitions); err != nil {
+			return err
+		}
+		if err := r.wave(ctx, steps.Definitions); err != nil {
+			return err
+		}
+		if steps, err = r.plan(ctx); err != nil {
+			return err
+		}
+	}
+	if len(steps.Unserved) > 0 && r.project.DryRun == DryRunNone {
+		if err := r.awaitServed(ctx, steps.Unserved); err != nil {
+			return err
+		}
+		if steps, err = r.plan(ctx); err != nil {
+			return err
+		}
+	}
+	return r.execute(ctx, steps)
+}
+
+func (r *run) plan(ctx context.Context) (Steps, error) {
+	kinds, err := r.cluster.Resolve(ctx, KindsOf(r.desired, r.inv))
+	if err != nil {
+		return Steps{}, fmt.Errorf("find out what the API server serves: %w", err)
+	}
+	return Plan(r.project, r.desired, State{Inventory: r.inv, Kinds: kinds, Live: r.cluster.Live}), nil
+}
+
+// execute carries out everything; definitions that are still to be applied have
+// failed, or this is a dry run.
+func (r *run) execute(ctx context.Context, steps Steps) error {
+	r.result.HeldBack = steps.HeldBack
+	for i := range steps.Verdicts {
+		r.tell(&steps.Verdicts[i])
+	}
+	applies := steps.Waves
+	if r.project.DryRun != DryRunNone && len(steps.Definitions) > 0 {
+		applies = append([][]Step{steps.Definitions}, applies...)
+	}
+	for _, wave := range append(applies[:len(applies):len(applies)], steps.Prune...) {
+		for i := range wave {
+			r.tell(&wave[i])
+		}
+	}
+	if err := r.record(ctx, applies...); err != nil {
+		return err
+	}
+	for _, wave := range applies {
+		if err := r.awaitNeeds(ctx, wave); err != nil {
+			return err
+		}
+		if err := r.wave(ctx, wave); err != nil {
+			return err
+		}
+	}
+	return r.prune(ctx, steps)
+}
+
+// prune removes what left the repository, after the applies are on record.
+func (r *run) prune(ctx context.Context, steps Steps) error {
+	if r.project.DryRun == DryRunNone {
+		for _, id := range steps.Gone {
+			r.forget(id)
+		}
+	}
+	if len(steps.Prune) == 0 {
+		return nil
+	}
+	if err := r.save(ctx); err != nil {
+		return err
+	}
+	for _, wave := range steps.Prune {
+		if err := r.wave(ctx, wave); err != nil {
+			return err
+		}
+	}
+	return r.awaitGone(ctx)
+}
+
+// record puts new IDs on the inventory, before their objects are sent.
+func (r *run) record(ctx context.Context, applies ...[]Step) error {
+	if r.project.DryRun != DryRunNone {
+		return nil
+	}
+	for _, wave := range applies {
+		for i := range wave {
+			id := wave[i].Status.ID
+			if _, known := r.inv.Get(id); !known {
+				r.inv.Set(id, inventory.Entry{})
+			}
+		}
+	}
+	return r.save(ctx)
+}
+
+// save writes the inventory, also when ctx has ended.
+func (r *run) save(ctx context.Context) error {
+	if !r.inv.Changed() {
+		return nil
+	}
+	detached, cancel := detach(ctx)
+	defer cancel()
+	if err := r.cluster.Save(detached, r.inv); err != nil {
+		return fmt.Errorf("write the inventory: %w", err)
+	}
+	return nil
+}
+
+// tell shows the observer a step's status.
+func (r *run) tell(s *Step) {
+	w, ok := r.status[s.Status.ID]
+	if !ok {
+		w = &watched{}
+		r.status[s.Status.ID] = w
+		r.order = append(r.order, s.Status.ID)
+	}
+	w.status, w.seen, w.leaving, w.uid = s.Status, s.seen, s.Object == nil, s.Before.UID
+	w.ownership = inventory.Hash{}
+	if s.Object != nil && applied(s.Status.Action) {
+		entry, _ := r.inv.Get(s.Status.ID)
+		w.ownership = entry.Ownership
+	}
+	r.observer.Object(s.Status)
+}
+
+// forget drops an object from the project.
+func (r *run) forget(id inventory.ID) {
+	r.inv.Delete(id)
+	delete(r.status, id)
+	r.observer.Removed(id)
+}
+
+// finish sums the run up.
+func (r *run) finish() {
+	r.result.watched = make([]watched, 0, len(r.status))
+	for _, id := range r.order {
+		w, ok := r.status[id]
+		if !ok {
+			continue
+		}
+		if w.status.Action == ActionFailed || w.status.Action == ActionSkipped && !w.leaving && r.project.DryRun == DryRunNone {
+			r.result.Failed++
+		}
+		r.result.watched = append(r.result.watched, *w)
+	}
+}
+
+// applied says that the cluster holds the object as the set asks.
+func applied(a Action) bool {
+	return a == ActionCreated || a == ActionConfigured || a == ActionUnchanged
+}

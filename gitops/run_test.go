@@ -1,0 +1,189 @@
+package gitops_test
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+
+	"github.com/kas-agentk/kas/gitops"
+	"github.com/kas-agentk/kas/inventory"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func run(t *testing.T, f *fakeCluster, p gitops.Project, d gitops.Desired) (gitops.Result, *observer) {
+	t.Helper()
+	o := newObserver()
+	result, err := gitops.Run(t.Context(), f, p, d, o)
+	require.NoError(t, err)
+	return result, o
+}
+
+func TestRun_RecordsBeforeItAppliesAndSavesRarely(t *testing.T) {
+	w := newWorld()
+	f := w.process()
+	result, o := run(t, f, project(), set(t, cm("a", "1"), cm("b", "1")))
+	require.Equal(t, 2, result.Total)
+	require.Equal(t, []string{"load", "resolve", "save", "apply a", "apply b", "save"}, f.calls)
+	require.Equal(t, gitops.ActionCreated, o.get("a").Action)
+	require.Equal(t, gitops.HealthCurrent, o.get("a").Health)
+	require.Equal(t, "f0.yaml:1", o.get("a").Position.String())
+
+	f.calls = nil
+	_, o = run(t, f, project(), set(t, cm("a", "1"), cm("b", "1")))
+	require.Equal(t, []string{"resolve"}, f.calls)
+	require.Equal(t, gitops.ActionUnchanged, o.get("a").Action)
+}
+
+func TestRun_ConvergesFromACrashAtEveryCall(t *testing.T) {
+	first := []string{cm("keep", "1"), cm("change", "1"), cm("leave", "1")}
+	second := []string{cm("keep", "1"), cm("change", "2"), cm("new", "1")}
+	crashed := 0
+	for n := 1; ; n++ {
+		w := newWorld()
+		run(t, w.process(), project(), set(t, first...))
+
+		f := w.process()
+		asked := 0
+		f.fault = func(string) error {
+			if asked++; asked >= n {
+				return gitops.ErrUnavailable
+			}
+			return nil
+		}
+		_, err := gitops.Run(t.Context(), f, project(), set(t, second...), newObserver())
+		for name := range w.names() {
+			require.True(t, w.recorded(t)[name], "crash at %d: %s exists and is not recorded", n, name)
+		}
+		if err == nil {
+			break
+		}
+		crashed++
+		require.ErrorIs(t, err, gitops.ErrUnavailable)
+		run(t, w.process(), project(), set(t, second...))
+		want := map[string]bool{"keep": true, "change": true, "new": true}
+		require.Equal(t, want, w.names(), "crash at %d", n)
+		require.Equal(t, want, w.recorded(t), "crash at %d", n)
+	}
+	require.Greater(t, crashed, 12, "every call crashes before and after")
+}
+
+func TestRun_BadObjectFailsAloneAndIsTriedAgain(t *testing.T) {
+	w := newWorld()
+	w.refused["bad"] = true
+	f := w.process()
+	d := set(t, cm("bad", "1"), cm("good", "1"))
+	result, o := run(t, f, project(), d)
+	require.Equal(t, 1, result.Failed)
+	require.Equal(t, errRefused.Error(), o.get("bad").Message)
+	require.Equal(t, gitops.ActionCreated, o.get("good").Action)
+
+	w.refused["bad"] = false
+	result, o = run(t, f, project(), d)
+	require.Zero(t, result.Failed)
+	require.Equal(t, gitops.ActionCreated, o.get("bad").Action)
+}
+
+func TestRun_RefusedPruneStaysOnTheInventory(t *testing.T) {
+	w := newWorld()
+	f := w.process()
+	run(t, f, project(), set(t, cm("held", "1"), cm("rest", "1")))
+	w.refused["held"] = true
+	result, o := run(t, f, project(), set(t, cm("rest", "1")))
+	require.Equal(t, 1, result.Failed)
+	require.Equal(t, gitops.ActionFailed, o.get("held").Action)
+	require.True(t, w.recorded(t)["held"])
+}
+
+func TestRun_PreemptionStopsBetweenRequestsAndRecordsWhatWasDone(t *testing.T) {
+	w := newWorld()
+	f := w.process()
+	ctx, cancel := context.WithCancel(t.Context())
+	f.fault = func(call string) error {
+		if call == "before apply b" {
+			cancel()
+		}
+		return nil
+	}
+	_, err := gitops.Run(ctx, f, project(), set(t, cm("a", "1"), cm("b", "1"), cm("c", "1")), newObserver())
+	require.ErrorIs(t, err, context.Canceled)
+	require.Equal(t, map[string]bool{"a": true, "b": true}, w.names(), "b was in flight and c had not begun")
+
+	f = w.process()
+	_, o := run(t, f, project(), set(t, cm("a", "1"), cm("b", "1"), cm("c", "1")))
+	require.Equal(t, gitops.ActionUnchanged, o.get("b").Action)
+	require.Equal(t, gitops.ActionCreated, o.get("c").Action)
+}
+
+func TestRun_DependentsOfAFailedObjectAreSkipped(t *testing.T) {
+	w := newWorld()
+	w.refused["base"] = true
+	result, o := run(t, w.process(), project(), set(t, after("top", "middle"), after("middle", "base"), cm("base", "1"), cm("other", "1")))
+	require.Equal(t, 3, result.Failed)
+	require.Equal(t, gitops.ActionSkipped, o.get("middle").Action)
+	require.Equal(t, "depends on ConfigMap default/base, which could not be applied", o.get("middle").Message)
+	require.Equal(t, gitops.ActionSkipped, o.get("top").Action)
+	require.Equal(t, gitops.ActionCreated, o.get("other").Action)
+}
+
+func TestRun_DryRunsChangeNothing(t *testing.T) {
+	for name, mode := range map[string]gitops.DryRun{"client": gitops.DryRunClient, "server": gitops.DryRunServer} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld()
+			f := w.process()
+			run(t, f, project(), set(t, cm("same", "1"), cm("change", "1"), cm("leave", "1")))
+			before, shards := len(w.objects), fmt.Sprint(w.shards)
+			p := project()
+			p.DryRun = mode
+			result, o := run(t, f, p, set(t, cm("same", "1"), cm("change", "2"), cm("new", "1")))
+			require.Zero(t, result.Failed)
+			for object, message := range map[string]string{
+				"change": "dry run: it would be configured", "new": "dry run: it would be created", "leave": "dry run: it would be deleted",
+			} {
+				require.Equal(t, gitops.ActionSkipped, o.get(object).Action)
+				require.Contains(t, o.get(object).Message, message)
+			}
+			require.Equal(t, gitops.ActionUnchanged, o.get("same").Action)
+			require.Len(t, w.objects, before)
+			require.Equal(t, shards, fmt.Sprint(w.shards))
+			require.Equal(t, mode == gitops.DryRunServer, slices.Contains(f.calls, "apply new"))
+		})
+	}
+}
+
+func TestRun_DefinitionsComeFirstAndAreAwaited(t *testing.T) {
+	w := newWorld()
+	f := w.process()
+	definition := `{apiVersion: apiextensions.k8s.io/v1, kind: CustomResourceDefinition, metadata: {name: widgets.example.com},
+	  spec: {group: example.com, names: {kind: Widget}}}`
+	widget := `{apiVersion: example.com/v1, kind: Widget, metadata: {name: w}}`
+	result, o := run(t, f, project(), set(t, widget, definition))
+	require.Zero(t, result.Failed, "%v", o.newest)
+	require.Less(t, slices.Index(f.calls, "apply widgets.example.com"), slices.Index(f.calls, "apply w"))
+	require.Equal(t, "default", o.get("w").ID.Namespace)
+}
+
+func TestRun_UnreadableInventoryStopsEverything(t *testing.T) {
+	w := newWorld()
+	f := w.process()
+	f.fault = func(string) error { return gitops.ErrUnavailable }
+	_, err := gitops.Run(t.Context(), f, project(), set(t, cm("a", "1")), newObserver())
+	require.ErrorIs(t, err, gitops.ErrUnavailable)
+	require.Equal(t, []string{"load"}, f.calls)
+}
+
+func TestRun_SecondWriterIsNoticed(t *testing.T) {
+	w := newWorld()
+	f := w.process()
+	run(t, f, project(), set(t, cm("a", "1")))
+	run(t, w.process(), project(), set(t, cm("a", "1"), cm("b", "1")))
+
+	_, err := gitops.Run(t.Context(), f, project(), set(t, cm("a", "2")), newObserver())
+	require.ErrorIs(t, err, inventory.ErrConflict)
+	_, o := run(t, f, project(), set(t, cm("a", "2")))
+	require.Equal(t, []string{"b"}, o.removed)
+}

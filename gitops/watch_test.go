@@ -1,0 +1,140 @@
+package gitops_test
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	testclock "k8s.io/utils/clock/testing"
+
+	"github.com/kas-agentk/kas/gitops"
+	"github.com/kas-agentk/kas/inventory"
+)
+
+// watching is a Watch that runs until the test ends.
+type watching struct {
+	clock *testclock.FakeClock
+	told  chan gitops.Readiness
+}
+
+func watch(t *testing.T, f *fakeCluster, p gitops.Project, r gitops.Result, o gitops.Observer) *watching {
+	t.Helper()
+	w := &watching{clock: testclock.NewFakeClock(time.Now()), told: make(chan gitops.Readiness, 100)}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() {
+		done <- gitops.Watch(ctx, f, p, r, o, gitops.WatchConfig{
+			Clock: w.clock, OnReadiness: func(now gitops.Readiness) { w.told <- now },
+		})
+	}()
+	t.Cleanup(func() {
+		cancel()
+		require.NoError(t, <-done)
+	})
+	return w
+}
+
+const deployment = `{apiVersion: apps/v1, kind: Deployment, metadata: {name: app}, spec: {replicas: 1, progressDeadlineSeconds: 600}}`
+
+// roll gives the deployment a status.
+func roll(t *testing.T, w *world, id inventory.ID, replicas int64) {
+	t.Helper()
+	live, ok := w.Live(id)
+	require.True(t, ok)
+	u := live.Object.DeepCopy()
+	require.NoError(t, unstructured.SetNestedMap(u.Object, map[string]any{
+		"replicas": replicas, "updatedReplicas": replicas, "readyReplicas": replicas, "availableReplicas": replicas,
+		"conditions": []any{
+			map[string]any{"type": "Progressing", "status": "True", "reason": "NewReplicaSetAvailable"},
+			map[string]any{"type": "Available", "status": "True"},
+		},
+	}, "status"))
+	w.put(u, live.Ownership, false)
+}
+
+func TestWatch_TellsReadinessAsHealthChanges(t *testing.T) {
+	w := newWorld()
+	f := w.process()
+	p := project()
+	p.ReconcileTimeout = time.Minute
+	d := set(t, deployment, cm("a", "1"))
+	result, o := run(t, f, p, d)
+	require.Equal(t, gitops.HealthInProgress, o.get("app").Health)
+
+	watching := watch(t, f, p, result, o)
+	require.Equal(t, gitops.Readiness{Drifted: []inventory.ID{}}, <-watching.told)
+	id := o.get("app").ID
+
+	watching.clock.Step(time.Minute)
+	late := <-watching.told
+	require.Equal(t, []inventory.ID{id}, late.Late)
+
+	roll(t, w, id, 1)
+	ready := <-watching.told
+	require.True(t, ready.Ready)
+	require.Empty(t, ready.Late)
+	require.Equal(t, gitops.HealthCurrent, o.get("app").Health)
+	require.Equal(t, gitops.ActionCreated, o.get("app").Action, "the run's action stays")
+}
+
+func TestWatch_TellsOfDrift(t *testing.T) {
+	w := newWorld()
+	f := w.process()
+	result, o := run(t, f, project(), set(t, cm("a", "1"), cm("b", "1")))
+	watching := watch(t, f, project(), result, o)
+	require.True(t, (<-watching.told).Ready)
+
+	live, _ := w.Live(cmID("b"))
+	w.put(live.Object, inventory.Hash{9}, false)
+	require.Equal(t, []inventory.ID{cmID("b")}, (<-watching.told).Drifted)
+	w.remove(cmID("a"))
+	drifted := <-watching.told
+	require.Equal(t, []inventory.ID{cmID("a"), cmID("b")}, drifted.Drifted)
+	require.False(t, drifted.Ready)
+	require.Equal(t, gitops.HealthNotFound, o.get("a").Health)
+}
+
+func TestWatch_TakesOffWhatWasHeldByAFinalizer(t *testing.T) {
+	w := newWorld()
+	f := w.process()
+	p := project()
+	p.PruneTimeout = time.Minute
+	run(t, f, p, set(t, cm("held", "1"), cm("rest", "1")))
+	w.lingering["held"] = true
+	result, o := run(t, f, p, set(t, cm("rest", "1")))
+	require.Zero(t, result.Failed)
+	require.Equal(t, gitops.ActionPruning, o.get("held").Action)
+	require.Equal(t, "being deleted, held by finalizer example.com/hold", o.get("held").Message)
+	require.True(t, w.recorded(t)["held"])
+
+	watching := watch(t, f, p, result, o)
+	require.False(t, (<-watching.told).Ready)
+	watching.clock.Step(time.Minute)
+	require.Equal(t, []inventory.ID{cmID("held")}, (<-watching.told).Late)
+
+	w.remove(cmID("held"))
+	require.True(t, (<-watching.told).Ready)
+	require.Equal(t, gitops.ActionPruned, o.get("held").Action)
+	require.False(t, w.recorded(t)["held"])
+	require.Equal(t, []string{"held"}, o.removed)
+}
+
+func TestRun_DoesNotDeleteTwiceWhatIsBeingDeleted(t *testing.T) {
+	w := newWorld()
+	f := w.process()
+	run(t, f, project(), set(t, cm("held", "1"), cm("rest", "1")))
+	w.lingering["held"] = true
+	run(t, f, project(), set(t, cm("rest", "1")))
+	f.calls = nil
+	_, o := run(t, f, project(), set(t, cm("rest", "1")))
+	require.Equal(t, []string{"resolve"}, f.calls)
+	require.Equal(t, gitops.ActionPruning, o.get("held").Action)
+}
+
+func TestWatch_TellsOnceWhereThereIsNothing(t *testing.T) {
+	f := newWorld().process()
+	result, o := run(t, f, project(), set(t))
+	require.True(t, (<-watch(t, f, project(), result, o).told).Ready)
+}

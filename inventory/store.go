@@ -1,0 +1,133 @@
+package inventory
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"golang.org/x/sync/errgroup"
+)
+
+// Label of the ConfigMaps that hold an inventory; its value is the inventory's ID.
+const Label = "cli-utils.sigs.k8s.io/inventory-id"
+
+// saveParallel is how many shards are written at a time.
+const saveParallel = 8
+
+// ErrConflict is wrapped when somebody else has changed the stored inventory: load
+// it anew.
+var ErrConflict = errors.New("the stored inventory was changed by somebody else")
+
+// Shard is one ConfigMap of an inventory.
+type Shard struct {
+	Name string
+	// ResourceVersion that was read; empty: it does not exist yet.
+	ResourceVersion string
+	Data            map[string]string
+}
+
+// Storage is where shards are kept.
+type Storage interface {
+	// List returns all shards of the inventory with this ID.
+	List(ctx context.Context, id string) ([]Shard, error)
+	// Put creates the shard if it has no resource version, or replaces it if it
+	// still has that one, and returns the new one. Otherwise it wraps ErrConflict.
+	Put(ctx context.Context, id string, s Shard) (resourceVersion string, err error)
+}
+
+// Load reads an inventory. One that is not stored yet is empty.
+func Load(ctx context.Context, st Storage, id string) (*Inventory, error) {
+	stored, err := st.List(ctx, id)
+	if err != nil {
+		return nil, fmt.Errorf("load inventory %s: %w", id, err)
+	}
+	inv := New(id)
+	for _, s := range stored {
+		inv.add(s)
+	}
+	return inv, nil
+}
+
+// add takes a stored shard in.
+func (inv *Inventory) add(s Shard) {
+	n := len(inv.shards)
+	sh := &shard{name: s.Name, resourceVersion: s.ResourceVersion}
+	inv.shards = append(inv.shards, sh)
+	for key, value := range s.Data {
+		id, e, err := decode(key, value)
+		if err != nil {
+			if sh.unreadable == nil {
+				sh.unreadable = map[string]string{}
+			}
+			sh.unreadable[key] = value
+			sh.size += len(key) + len(value)
+			continue
+		}
+		if other, ok := inv.slots[id]; ok {
+			// A Save was interrupted after an entry had been written to its new
+			// shard and before it was removed from the old one. What knows more is
+			// the newer.
+			if e.Digest.IsZero() || !other.Digest.IsZero() {
+				sh.dirty = true
+				continue
+			}
+			inv.free(id, other)
+		}
+		sh.size += entrySize(id, e)
+		inv.slots[id] = slot{Entry: e, shard: n}
+	}
+}
+
+// Save writes the shards that have changed. After an error the inventory must be
+// loaded anew.
+func (inv *Inventory) Save(ctx context.Context, st Storage) error {
+	data := inv.encodeDirty()
+	for _, sources := range []bool{false, true} {
+		var g errgroup.Group
+		g.SetLimit(saveParallel)
+		for n, d := range data {
+			sh := inv.shards[n]
+			if sh.source != sources {
+				continue
+			}
+			g.Go(func() error {
+				rv, err := st.Put(ctx, inv.id, Shard{Name: sh.name, ResourceVersion: sh.resourceVersion, Data: d})
+				if err != nil {
+					return fmt.Errorf("save inventory %s: %w", inv.id, err)
+				}
+				sh.resourceVersion = rv
+				return nil
+			})
+		}
+		if err := g.Wait(); err != nil {
+			return err
+		}
+	}
+	for n := range data {
+		inv.shards[n].dirty, inv.shards[n].source = false, false
+	}
+	return nil
+}
+
+// encodeDirty returns the data of the shards to write, by index.
+func (inv *Inventory) encodeDirty() map[int]map[string]string {
+	data := map[int]map[string]string{}
+	for n, sh := range inv.shards {
+		if sh.dirty {
+			data[n] = map[string]string{}
+			for key, value := range sh.unreadable {
+				data[n][key] = value
+			}
+		}
+	}
+	if len(data) == 0 {
+		return nil
+	}
+	for id, s := range inv.slots {
+		if d, ok := data[s.shard]; ok {
+			key, value := encode(id, s.Entry)
+			d[key] = value
+		}
+	}
+	return data
+}

@@ -1,0 +1,164 @@
+package agents
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"reflect"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/zap"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"k8s.io/utils/clock"
+
+	"github.com/kas-agentk/kas/internal/gitlabapi"
+)
+
+// minGuard is the shortest time between two questions of Guard about the same token.
+const minGuard = time.Second
+
+// Rails answers who an agent is and what it may read. Its errors wrap gitlabapi's
+// sentinels, and each call ends by itself in bounded time.
+type Rails interface {
+	AgentInfo(ctx context.Context, token string) (gitlabapi.AgentInfo, error)
+	ProjectInfo(ctx context.Context, token, id string) (gitlabapi.ProjectInfo, error)
+}
+
+// AccessConfig is how long RoR's answers are believed.
+type AccessConfig struct {
+	// InfoTTL and InfoErrorTTL are for answers and refusals about agents.
+	InfoTTL, InfoErrorTTL time.Duration
+	// ProjectTTL and ProjectErrorTTL are for answers and refusals about projects.
+	ProjectTTL, ProjectErrorTTL time.Duration
+	Clock                       clock.WithTicker
+}
+
+// Access says who an agent is and what it may read. The errors of its methods are gRPC
+// statuses, in words for the agent's operator: UNAUTHENTICATED, PERMISSION_DENIED,
+// NOT_FOUND (projects only), or UNAVAILABLE where RoR cannot be asked; or ctx's error.
+type Access struct {
+	rails    Rails
+	log      *zap.Logger
+	clock    clock.WithTicker
+	agents   *answers[gitlabapi.AgentInfo]
+	projects *answers[gitlabapi.ProjectInfo]
+	away     atomic.Bool // RoR could not be asked the last time
+}
+
+// NewAccess returns an Access that asks rails.
+func NewAccess(cfg AccessConfig, rails Rails, log *zap.Logger, registerer prometheus.Registerer) (*Access, error) {
+	asked := prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "kas_access_answers_total",
+		Help: "Questions about agents and projects, by how they were answered: hit (remembered), asked (of RoR), stale (RoR is away).",
+	}, []string{"about", "how"})
+	if err := registerer.Register(asked); err != nil {
+		return nil, fmt.Errorf("register metrics: %w", err)
+	}
+	count := func(about string) func(string) {
+		return func(how string) { asked.WithLabelValues(about, how).Inc() }
+	}
+	return &Access{
+		rails:    rails,
+		log:      log,
+		clock:    cfg.Clock,
+		agents:   newAnswers[gitlabapi.AgentInfo](cfg.InfoTTL, cfg.InfoErrorTTL, cfg.Clock, count("agent")),
+		projects: newAnswers[gitlabapi.ProjectInfo](cfg.ProjectTTL, cfg.ProjectErrorTTL, cfg.Clock, count("project")),
+	}, nil
+}
+
+// Agent returns who bears the token.
+func (a *Access) Agent(ctx context.Context, token string) (gitlabapi.AgentInfo, error) {
+	info, _, err := a.agent(ctx, token)
+	return info, err
+}
+
+func (a *Access) agent(ctx context.Context, token string) (gitlabapi.AgentInfo, time.Time, error) {
+	info, until, err := a.agents.get(ctx, sha256.Sum256([]byte(token)), func(ctx context.Context) (gitlabapi.AgentInfo, error) {
+		info, err := a.rails.AgentInfo(ctx, token)
+		a.watchRails(err)
+		return info, err
+	})
+	return info, until, explain(err, "agent token")
+}
+
+// Project returns where a project lives, for the bearer of the token: id is its full path
+// or its number.
+func (a *Access) Project(ctx context.Context, token, id string) (gitlabapi.ProjectInfo, error) {
+	key := sha256.Sum256([]byte(token + "\x00" + id))
+	info, _, err := a.projects.get(ctx, key, func(ctx context.Context) (gitlabapi.ProjectInfo, error) {
+		info, err := a.rails.ProjectInfo(ctx, token, id)
+		a.watchRails(err)
+		return info, err
+	})
+	return info, explain(err, fmt.Sprintf("project %q", id))
+}
+
+// Guard asks again whenever the answer about a token expires, until RoR refuses it, says
+// something else about the agent than known, or ctx ends; it returns why. A stream that
+// is to end with its token runs beside a Guard.
+func (a *Access) Guard(ctx context.Context, token string, known gitlabapi.AgentInfo) error {
+	for {
+		info, until, err := a.agent(ctx, token)
+		switch {
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case err == nil && !sameAgent(info, known):
+			return status.Error(codes.Unavailable, "the agent's project was changed or moved: connect again")
+		case err != nil && status.Code(err) != codes.Unavailable:
+			return err
+		}
+		// Trouble leaves the stream open: it was let in, and the next answer decides.
+		wait := max(until.Sub(a.clock.Now()), minGuard)
+		if err != nil {
+			wait = staleRetry
+		}
+		timer := a.clock.NewTimer(wait)
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return ctx.Err()
+		case <-timer.C():
+		}
+	}
+}
+
+// sameAgent tells whether two answers about a token say the same.
+func sameAgent(a, b gitlabapi.AgentInfo) bool {
+	return reflect.DeepEqual(a, b)
+}
+
+// watchRails tells the log when RoR goes away and comes back, once each.
+func (a *Access) watchRails(err error) {
+	trouble := err != nil && !isRefusal(err)
+	if a.away.Swap(trouble) == trouble {
+		return
+	}
+	if trouble {
+		a.log.Warn("RoR cannot be asked about agents; those it vouched for lately are still served", zap.Error(err))
+	} else {
+		a.log.Info("RoR answers again")
+	}
+}
+
+// explain makes a gRPC status of what RoR said about a thing. RoR's own words stay in
+// kas's log: they may name addresses that are none of the agent's business.
+func explain(err error, thing string) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, gitlabapi.ErrUnavailable):
+		return status.FromContextError(err).Err()
+	case errors.Is(err, gitlabapi.ErrUnauthorized):
+		return status.Error(codes.Unauthenticated, "the agent token is unknown or revoked: create a new one and put it into agentk's token file")
+	case errors.Is(err, gitlabapi.ErrForbidden):
+		return status.Errorf(codes.PermissionDenied, "%s: RoR does not allow it", thing)
+	case errors.Is(err, gitlabapi.ErrNotFound), errors.Is(err, gitlabapi.ErrRejected):
+		return status.Errorf(codes.NotFound, "%s: there is no such thing, or the agent may not read it", thing)
+	default:
+		return status.Errorf(codes.Unavailable, "%s: RoR cannot be asked about it now", thing)
+	}
+}

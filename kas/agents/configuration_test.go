@@ -1,0 +1,105 @@
+package agents
+
+import (
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/testing/protocmp"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	"github.com/kas-agentk/kas/api/agentcfg"
+	"github.com/kas-agentk/kas/internal/protoconf"
+)
+
+func TestConfigurationPath_OnlyForAgentNames(t *testing.T) {
+	if path, err := ConfigurationPath("my-agent-1"); err != nil || path != ".gitlab/agents/my-agent-1/config.yaml" {
+		t.Errorf("got %q, %v", path, err)
+	}
+	for _, name := range []string{"", "../x", "A", "-a", "a-", "a/b", "a.b", string(make([]byte, 64))} {
+		if path, err := ConfigurationPath(name); err == nil {
+			t.Errorf("%q gave %q", name, path)
+		}
+	}
+}
+
+func TestParseConfiguration_NamesTheMistake(t *testing.T) {
+	for name, row := range map[string]struct{ file, want string }{
+		"a key that does not exist": {
+			"gitops:\n  manifest_project: []\n",
+			`c.yaml:2: unknown field "manifest_project", expected one of [manifest_projects]`,
+		},
+		"a project that is there twice": {
+			"gitops:\n  manifest_projects:\n  - id: a/b\n  - id: c\n  - default_namespace: x\n    id: a/b\n",
+			`c.yaml:6: manifest project "a/b" is there twice, as number 1 and number 3 of manifest_projects: name it once, with all its paths`,
+		},
+		"a namespace that cannot be": {
+			"gitops:\n  manifest_projects:\n  - id: a/b\n    default_namespace: Not_One\n",
+			`c.yaml:4: default_namespace "Not_One" is no namespace's name: a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end with an alphanumeric character (e.g. 'my-name',  or '123-abc', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?')`,
+		},
+		"a bad glob behind an alias": {
+			"gitops:\n  manifest_projects:\n  - id: a/b\n    paths: &p\n    - glob: '**/*.yaml'\n    - glob: '[a'\n  - id: c\n    paths: *p\n",
+			`c.yaml:6: glob "[a" is not a valid pattern`,
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := ParseConfiguration("c.yaml", []byte(row.file))
+			var mistake *protoconf.Error
+			if !errors.As(err, &mistake) {
+				t.Fatalf("got %v", err)
+			}
+			if got := mistake.Error(); len(got) < len(row.want) || got[:len(row.want)] != row.want {
+				t.Errorf("got  %s\nwant %s", got, row.want)
+			}
+		})
+	}
+}
+
+func TestParseConfiguration_NothingIsAConfiguration(t *testing.T) {
+	for _, file := range []string{"", "# later\n", "{}", "gitops: {}\n"} {
+		if cfg, err := ParseConfiguration("c.yaml", []byte(file)); err != nil || len(WithDefaults(cfg).GetGitops().GetManifestProjects()) != 0 {
+			t.Errorf("%q: got %v, %v", file, cfg, err)
+		}
+	}
+}
+
+func TestWithDefaults_AreGitLabs(t *testing.T) {
+	said := &agentcfg.ManifestProject{
+		Id: "said", DefaultNamespace: "ns", Paths: []*agentcfg.PathCfg{{Glob: "x"}}, ReconcileTimeout: durationpb.New(time.Minute),
+		DryRunStrategy: "server", Prune: proto.Bool(false), PruneTimeout: durationpb.New(time.Second),
+		PrunePropagationPolicy: "orphan", InventoryPolicy: "adopt_all", Ref: &agentcfg.GitRef{Ref: &agentcfg.GitRef_Tag{Tag: "v1"}}, AllowEmpty: true,
+	}
+	bare := &agentcfg.ManifestProject{Id: "bare", ReconcileTimeout: durationpb.New(0)}
+	in := &agentcfg.ConfigurationFile{Gitops: &agentcfg.Gitops{ManifestProjects: []*agentcfg.ManifestProject{said, bare}}}
+	before := proto.CloneOf(in)
+	want := proto.CloneOf(in)
+	want.Gitops.ManifestProjects[1] = &agentcfg.ManifestProject{
+		Id: "bare", DefaultNamespace: "default", Paths: []*agentcfg.PathCfg{{Glob: "/**/*.{yaml,yml,json}"}},
+		ReconcileTimeout: durationpb.New(time.Hour), DryRunStrategy: "none", Prune: proto.Bool(true), PruneTimeout: durationpb.New(time.Hour),
+		PrunePropagationPolicy: "foreground", InventoryPolicy: "must_match",
+	}
+	if diff := cmp.Diff(want, WithDefaults(in), protocmp.Transform()); diff != "" {
+		t.Error(diff)
+	}
+	if diff := cmp.Diff(before, in, protocmp.Transform()); diff != "" {
+		t.Errorf("the argument was changed: %s", diff)
+	}
+}
+
+func FuzzParseConfiguration(f *testing.F) {
+	f.Add("gitops:\n  manifest_projects:\n  - id: a/b\n    default_namespace: Not_One\n")
+	f.Add("gitops: &a\n  manifest_projects: [{id: x, paths: [{glob: '['}]}]\n")
+	f.Add("a: &a [*a]\n")
+	f.Fuzz(func(t *testing.T, file string) {
+		cfg, err := ParseConfiguration("c.yaml", []byte(file))
+		var mistake *protoconf.Error
+		if err != nil && !errors.As(err, &mistake) {
+			t.Fatalf("not a mistake with a place: %v", err)
+		}
+		if err == nil {
+			WithDefaults(cfg)
+		}
+	})
+}

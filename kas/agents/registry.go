@@ -1,0 +1,122 @@
+package agents
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"sync"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"google.golang.org/protobuf/types/known/timestamppb"
+	"k8s.io/utils/clock"
+
+	"github.com/kas-agentk/kas/api/agentrpc"
+	"github.com/kas-agentk/kas/api/railsrpc"
+	"github.com/kas-agentk/kas/internal/gitlabapi"
+)
+
+// Registry lists the agents that are connected to this kas: one entry for each process of
+// an agent, however many streams it has open.
+type Registry struct {
+	clock clock.PassiveClock
+	gauge prometheus.Gauge
+
+	mu      sync.Mutex
+	byAgent map[int64]map[int64]*connection // agent ID, instance ID
+}
+
+type connection struct {
+	streams int
+	agent   *railsrpc.ConnectedAgent // never changed, replaced
+}
+
+// NewRegistry returns an empty registry.
+func NewRegistry(c clock.PassiveClock, registerer prometheus.Registerer) (*Registry, error) {
+	r := &Registry{
+		clock: c,
+		gauge: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "kas_connected_agents",
+			Help: "Agent processes that are connected.",
+		}),
+		byAgent: make(map[int64]map[int64]*connection),
+	}
+	if err := registerer.Register(r.gauge); err != nil {
+		return nil, fmt.Errorf("register metrics: %w", err)
+	}
+	return r, nil
+}
+
+// add notes a stream of an agent's process; the caller calls remove once when it ends.
+func (r *Registry) add(info gitlabapi.AgentInfo, meta *agentrpc.AgentMeta) (remove func()) {
+	entry := &railsrpc.ConnectedAgent{
+		AgentId:           info.AgentID,
+		AgentName:         info.AgentName,
+		ProjectId:         info.ProjectID,
+		InstanceId:        meta.GetInstanceId(),
+		Version:           meta.GetVersion(),
+		PodNamespace:      meta.GetPodNamespace(),
+		PodName:           meta.GetPodName(),
+		KubernetesVersion: meta.GetKubernetesVersion(),
+		ConnectedAt:       timestamppb.New(r.clock.Now()),
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	instances := r.byAgent[info.AgentID]
+	if instances == nil {
+		instances = make(map[int64]*connection)
+		r.byAgent[info.AgentID] = instances
+	}
+	c := instances[entry.GetInstanceId()]
+	if c == nil {
+		c = &connection{}
+		instances[entry.GetInstanceId()] = c
+		r.gauge.Inc()
+	}
+	c.streams++
+	c.agent = entry
+	return func() { r.remove(info.AgentID, meta.GetInstanceId()) }
+}
+
+func (r *Registry) remove(agentID, instanceID int64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	c := r.byAgent[agentID][instanceID]
+	c.streams--
+	if c.streams > 0 {
+		return
+	}
+	r.gauge.Dec()
+	delete(r.byAgent[agentID], instanceID)
+	if len(r.byAgent[agentID]) == 0 {
+		delete(r.byAgent, agentID)
+	}
+}
+
+// Connected lists the connections of these agents (none given: of all), ordered by agent
+// and instance, and only those that are configured in projectID unless it is nil. The
+// messages are shared: nobody changes them.
+func (r *Registry) Connected(agentIDs []int64, projectID *int64) []*railsrpc.ConnectedAgent {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var found []*railsrpc.ConnectedAgent
+	take := func(agentID int64) {
+		for _, c := range r.byAgent[agentID] {
+			if projectID == nil || c.agent.GetProjectId() == *projectID {
+				found = append(found, c.agent)
+			}
+		}
+	}
+	if len(agentIDs) == 0 {
+		for id := range r.byAgent {
+			take(id)
+		}
+	} else {
+		for _, id := range slices.Compact(slices.Sorted(slices.Values(agentIDs))) {
+			take(id)
+		}
+	}
+	slices.SortFunc(found, func(a, b *railsrpc.ConnectedAgent) int {
+		return cmp.Or(cmp.Compare(a.GetAgentId(), b.GetAgentId()), cmp.Compare(a.GetInstanceId(), b.GetInstanceId()))
+	})
+	return found
+}

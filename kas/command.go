@@ -1,0 +1,51 @@
+package kas
+
+import (
+	"fmt"
+
+	"github.com/spf13/cobra"
+	"go.uber.org/zap"
+
+	"github.com/kas-agentk/kas/internal/logging"
+	"github.com/kas-agentk/kas/internal/program"
+	"github.com/kas-agentk/kas/internal/version"
+)
+
+// Main runs kas as a process and returns its exit status.
+func Main() int { return program.Main(NewCommand()) }
+
+// NewCommand returns the command kas.
+func NewCommand() *cobra.Command {
+	var configurationFile string
+	options := logging.DefaultOptions()
+	cmd := &cobra.Command{
+		Use:   "kas --configuration-file=FILE",
+		Short: "Server of the GitOps sync engine: brings Git repositories to agents in clusters",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cfg, err := LoadConfiguration(configurationFile)
+			if err != nil {
+				return err
+			}
+			if !cmd.Flags().Changed("log-level") {
+				options.Level = cfg.GetObservability().GetLogging().GetLevel()
+			}
+			log, _, err := options.New()
+			if err != nil {
+				return program.Usage(err)
+			}
+			defer func() { _ = log.Sync() }() // standard error often cannot be synced
+			log.Info("kas starts", zap.String("version", version.String()))
+			if err := Run(cmd.Context(), Options{Configuration: cfg, Log: log}); err != nil {
+				return fmt.Errorf("kas ended: %w", err)
+			}
+			log.Info("kas has ended")
+			return nil
+		},
+	}
+	cmd.Flags().StringVar(&configurationFile, "configuration-file", "", "YAML file with the configuration; docs/kas-configuration-example.yaml explains every key")
+	_ = cmd.MarkFlagRequired("configuration-file") // the flag is there
+	options.AddFlags(cmd.Flags())
+	cmd.Flags().Lookup("log-level").Usage += " (default: observability.logging.level of the configuration)"
+	return cmd
+}

@@ -1,0 +1,156 @@
+package kas
+
+import (
+	"fmt"
+	"net"
+	"net/url"
+	"os"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	"github.com/kas-agentk/kas/api/kascfg"
+	"github.com/kas-agentk/kas/internal/protoconf"
+)
+
+// DefaultConfiguration is what holds where a configuration file does not say otherwise.
+// gitlab.address and gitlab.authentication_secret_file have no default.
+func DefaultConfiguration() *kascfg.ConfigurationFile {
+	return &kascfg.ConfigurationFile{
+		Gitlab: &kascfg.Gitlab{
+			ApiRateLimit: &kascfg.TokenBucket{RefillRatePerSecond: 50, BucketSize: 250},
+		},
+		Agent: &kascfg.Agent{
+			Listen: &kascfg.Listen{
+				Network:          "tcp",
+				Address:          "127.0.0.1:8150",
+				MaxConnectionAge: durationpb.New(2 * time.Hour),
+			},
+			Configuration: &kascfg.AgentConfiguration{
+				PollPeriod:               durationpb.New(20 * time.Second),
+				MaxConfigurationFileSize: 128 << 10,
+			},
+			Gitops: &kascfg.Gitops{
+				PollPeriod:               durationpb.New(20 * time.Second),
+				ProjectInfoCacheTtl:      durationpb.New(5 * time.Minute),
+				ProjectInfoCacheErrorTtl: durationpb.New(time.Minute),
+				MaxManifestFileSize:      5 << 20,
+				MaxTotalManifestFileSize: 200 << 20,
+				MaxNumberOfFiles:         20_000,
+				BlobCacheSize:            256 << 20,
+			},
+			InfoCacheTtl:      durationpb.New(5 * time.Minute),
+			InfoCacheErrorTtl: durationpb.New(time.Minute),
+		},
+		Gitaly: &kascfg.Gitaly{
+			GlobalApiRateLimit:    &kascfg.TokenBucket{RefillRatePerSecond: 1000, BucketSize: 2000},
+			PerServerApiRateLimit: &kascfg.TokenBucket{RefillRatePerSecond: 500, BucketSize: 1000},
+		},
+		Api: &kascfg.Api{Listen: &kascfg.Listen{
+			Network:          "tcp",
+			Address:          "127.0.0.1:8153",
+			MaxConnectionAge: durationpb.New(2 * time.Hour),
+		}},
+		Observability: &kascfg.Observability{
+			Listen:  &kascfg.Listen{Network: "tcp", Address: "127.0.0.1:8151"},
+			Logging: &kascfg.Logging{Level: "info"},
+		},
+	}
+}
+
+// LoadConfiguration reads a configuration file, fills in the defaults and checks the
+// result. A mistake in the file is a *protoconf.Error that names the file, the key and
+// where it can the line.
+func LoadConfiguration(path string) (*kascfg.ConfigurationFile, error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("read configuration: %w", err)
+	}
+	cfg := &kascfg.ConfigurationFile{}
+	if err := protoconf.Unmarshal(path, data, cfg); err != nil {
+		return nil, err
+	}
+	complete(cfg.ProtoReflect(), DefaultConfiguration().ProtoReflect())
+	if cfg.GetGitlab().GetExternalUrl() == "" {
+		cfg.Gitlab.ExternalUrl = cfg.GetGitlab().GetAddress()
+	}
+	if cfg.GetApi().GetListen().GetAuthenticationSecretFile() == "" {
+		cfg.Api.Listen.AuthenticationSecretFile = cfg.GetGitlab().GetAuthenticationSecretFile()
+	}
+	if err := validate(cfg); err != nil {
+		return nil, &protoconf.Error{Path: path, Message: err.Error()}
+	}
+	return cfg, nil
+}
+
+// complete sets the fields of m that are not set to those of defaults. A duration that is
+// there is kept, even if it is zero.
+func complete(m, defaults protoreflect.Message) {
+	defaults.Range(func(field protoreflect.FieldDescriptor, value protoreflect.Value) bool {
+		switch {
+		case !m.Has(field):
+			m.Set(field, value) // defaults are the caller's own
+		case field.Message() != nil && field.Message().FullName() != durationName:
+			complete(m.Mutable(field).Message(), value.Message())
+		}
+		return true
+	})
+}
+
+var durationName = proto.MessageName(&durationpb.Duration{})
+
+// validate checks what the schema cannot.
+func validate(cfg *kascfg.ConfigurationFile) error {
+	address, err := url.Parse(cfg.GetGitlab().GetAddress())
+	if err != nil || (address.Scheme != "http" && address.Scheme != "https") || address.Host == "" {
+		return fmt.Errorf("gitlab.address: %q is not an http:// or https:// URL", cfg.GetGitlab().GetAddress())
+	}
+	for _, listen := range []struct {
+		key    string
+		listen *kascfg.Listen
+	}{
+		{"agent.listen", cfg.GetAgent().GetListen()},
+		{"api.listen", cfg.GetApi().GetListen()},
+		{"observability.listen", cfg.GetObservability().GetListen()},
+	} {
+		if err := validateListen(listen.key, listen.listen); err != nil {
+			return err
+		}
+	}
+	for key, period := range map[string]*durationpb.Duration{
+		"agent.configuration.poll_period": cfg.GetAgent().GetConfiguration().GetPollPeriod(),
+		"agent.gitops.poll_period":        cfg.GetAgent().GetGitops().GetPollPeriod(),
+	} {
+		if period.AsDuration() < minPollPeriod {
+			return fmt.Errorf("%s: %s is too short, the least is %s", key, period.AsDuration(), minPollPeriod)
+		}
+	}
+	return nil
+}
+
+// minPollPeriod keeps a typing mistake from flooding Gitaly.
+const minPollPeriod = 100 * time.Millisecond
+
+func validateListen(key string, l *kascfg.Listen) error {
+	switch l.GetNetwork() {
+	case "tcp", "tcp4", "tcp6":
+		if _, _, err := net.SplitHostPort(l.GetAddress()); err != nil {
+			return fmt.Errorf("%s.address: %w; write HOST:PORT", key, err)
+		}
+	case "unix":
+	default:
+		return fmt.Errorf("%s.network: %q is none of tcp, tcp4, tcp6 and unix", key, l.GetNetwork())
+	}
+	if (l.GetCertificateFile() == "") != (l.GetKeyFile() == "") {
+		return fmt.Errorf("%s: certificate_file and key_file go together, only one is set", key)
+	}
+	if l.GetAuthenticationSecretFile() != "" && key != "api.listen" {
+		return fmt.Errorf("%s.authentication_secret_file: only api.listen has one", key)
+	}
+	if l.GetMaxConnectionAge() != nil && key == "observability.listen" {
+		return fmt.Errorf("%s.max_connection_age: only agent.listen and api.listen have one", key)
+	}
+	return nil
+}

@@ -1,0 +1,181 @@
+package kas
+
+import (
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/testing/protocmp"
+
+	"github.com/kas-agentk/kas/api/kascfg"
+	"github.com/kas-agentk/kas/internal/protoconf"
+)
+
+const example = "../docs/kas-configuration-example.yaml"
+
+// required is what has no default.
+const required = `gitlab:
+  address: https://gitlab.example.com
+  authentication_secret_file: /etc/kas/authentication_secret
+`
+
+func writeConfiguration(t *testing.T, text string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "kas.yaml")
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func load(t *testing.T, path string) *kascfg.ConfigurationFile {
+	t.Helper()
+	cfg, err := LoadConfiguration(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return cfg
+}
+
+func TestExample_SaysTheDefaults(t *testing.T) {
+	// What the example says by itself, before any default is filled in.
+	data, err := os.ReadFile(example)
+	if err != nil {
+		t.Fatal(err)
+	}
+	written := &kascfg.ConfigurationFile{}
+	if err := protoconf.Unmarshal(example, data, written); err != nil {
+		t.Fatal(err)
+	}
+	want := DefaultConfiguration()
+	want.Gitlab.Address = "https://gitlab.example.com"
+	want.Gitlab.AuthenticationSecretFile = "/etc/kas/authentication_secret"
+	if diff := cmp.Diff(want, written, protocmp.Transform()); diff != "" {
+		t.Errorf("the example differs from the defaults in the code (- code, + example):\n%s", diff)
+	}
+	if diff := cmp.Diff(load(t, writeConfiguration(t, required)), load(t, example), protocmp.Transform()); diff != "" {
+		t.Errorf("the example is not what the shortest file is:\n%s", diff)
+	}
+}
+
+// meaningless are keys that a listener's schema has, but not that listener.
+var meaningless = map[string]bool{
+	"agent.listen.authentication_secret_file":         true,
+	"observability.listen.authentication_secret_file": true,
+	"observability.listen.max_connection_age":         true,
+}
+
+func TestExample_MentionsEveryKey(t *testing.T) {
+	data, err := os.ReadFile(example)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// "#key:" is a key that is commented out; "# text" is prose.
+	full := regexp.MustCompile(`(?m)^(\s*)#([a-z_]+:)`).ReplaceAllString(string(data), "$1$2")
+	cfg := &kascfg.ConfigurationFile{}
+	if err := protoconf.Unmarshal(example, []byte(full), cfg); err != nil {
+		t.Fatal(err)
+	}
+	for _, key := range unset(cfg.ProtoReflect(), "") {
+		if !meaningless[key] {
+			t.Errorf("the example does not mention %s", key)
+		}
+	}
+}
+
+func unset(m protoreflect.Message, prefix string) []string {
+	var missing []string
+	fields := m.Descriptor().Fields()
+	for i := range fields.Len() {
+		field := fields.Get(i)
+		key := prefix + string(field.Name())
+		switch {
+		case !m.Has(field):
+			missing = append(missing, key)
+		case field.Message() != nil && field.Message().FullName() != durationName:
+			missing = append(missing, unset(m.Get(field).Message(), key+".")...)
+		}
+	}
+	return missing
+}
+
+func TestLoadConfiguration_KeepsWhatTheFileSays(t *testing.T) {
+	cfg := load(t, writeConfiguration(t, required+`  api_rate_limit: {refill_rate_per_second: 7}
+agent:
+  info_cache_ttl: 0s
+  listen: {address: "127.0.0.1:0"}
+  gitops: {poll_period: 1s}
+`))
+	want := load(t, writeConfiguration(t, required))
+	want.Gitlab.ApiRateLimit.RefillRatePerSecond = 7
+	want.Agent.InfoCacheTtl.Reset()
+	want.Agent.Listen.Address = "127.0.0.1:0"
+	want.Agent.Gitops.PollPeriod.Seconds = 1
+	if diff := cmp.Diff(want, cfg, protocmp.Transform()); diff != "" {
+		t.Error(diff)
+	}
+	if cfg.GetApi().GetListen().GetAuthenticationSecretFile() != cfg.GetGitlab().GetAuthenticationSecretFile() {
+		t.Error("the API's secret is not that of gitlab")
+	}
+}
+
+func TestDefaultConfiguration_IsTheCallers(t *testing.T) {
+	DefaultConfiguration().Agent.InfoCacheTtl.Seconds = 1
+	if proto.Equal(DefaultConfiguration().GetAgent().GetInfoCacheTtl(), nil) || DefaultConfiguration().GetAgent().GetInfoCacheTtl().GetSeconds() == 1 {
+		t.Error("the defaults were changed by a caller")
+	}
+}
+
+func TestLoadConfiguration_NamesTheMistake(t *testing.T) {
+	for name, row := range map[string]struct{ file, want string }{
+		"a key that does not exist": {
+			required + "agent:\n  gitops:\n    poll_perod: 1s\n",
+			`kas.yaml:6: unknown field "poll_perod"`,
+		},
+		"a required key is missing": {
+			"agent: {}\n", `gitlab: value is required`,
+		},
+		"an address that is no URL": {
+			strings.Replace(required, "https://gitlab.example.com", "gitlab.example.com", 1), "gitlab.address",
+		},
+		"an address of a strange scheme": {
+			strings.Replace(required, "https:", "ftp:", 1), `kas.yaml: gitlab.address: "ftp://gitlab.example.com" is not an http:// or https:// URL`,
+		},
+		"a certificate without a key": {
+			required + "agent: {listen: {certificate_file: x}}\n", "kas.yaml: agent.listen: certificate_file and key_file go together, only one is set",
+		},
+		"a port is missing": {
+			required + "api: {listen: {address: localhost}}\n", "kas.yaml: api.listen.address: address localhost: missing port in address; write HOST:PORT",
+		},
+		"a network that does not exist": {
+			required + "api: {listen: {network: udp}}\n", `kas.yaml: api.listen.network: "udp" is none of tcp, tcp4, tcp6 and unix`,
+		},
+		"polling without pause": {
+			required + "agent: {gitops: {poll_period: 0s}}\n", "kas.yaml: agent.gitops.poll_period: 0s is too short, the least is 100ms",
+		},
+		"a key where it means nothing": {
+			required + "observability: {listen: {max_connection_age: 1h}}\n", "kas.yaml: observability.listen.max_connection_age: only agent.listen and api.listen have one",
+		},
+		"a secret where it means nothing": {
+			required + "agent: {listen: {authentication_secret_file: x}}\n", "kas.yaml: agent.listen.authentication_secret_file: only api.listen has one",
+		},
+		"a level that does not exist": {
+			required + "observability: {logging: {level: loud}}\n", "kas.yaml:4: observability.logging.level: value must be in list",
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := LoadConfiguration(writeConfiguration(t, row.file))
+			if err == nil || !strings.Contains(err.Error(), row.want) {
+				t.Errorf("got  %v\nwant …%s…", err, row.want)
+			}
+		})
+	}
+	if _, err := LoadConfiguration("/nowhere"); err == nil || !strings.Contains(err.Error(), "read configuration: open /nowhere") {
+		t.Errorf("got %v", err)
+	}
+}

@@ -1,0 +1,207 @@
+package gitaly
+
+import (
+	"context"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"github.com/kas-agentk/kas/internal/gitrepo"
+)
+
+const (
+	// pollJitter spreads the polls of many refs: how far a wait may be from its
+	// mean, as a part of it.
+	pollJitter = 0.1
+	// firstRetry is how soon a failed poll is tried again; later ones wait longer,
+	// up to the period.
+	firstRetry = 250 * time.Millisecond
+	// patience is how many polls in a row must fail before followers of a ref that
+	// was seen are told: a connection may break at any time.
+	patience = 2
+)
+
+// follower is one call of Follow.
+type follower struct {
+	period time.Duration
+	// box holds the newest revision that the follower has not taken.
+	box chan gitrepo.Revision
+}
+
+// offer puts a revision in place of the one that was not taken. Only one goroutine
+// may call it at a time.
+func (f *follower) offer(revision gitrepo.Revision) {
+	select {
+	case <-f.box:
+	default:
+	}
+	f.box <- revision
+}
+
+// poller follows one ref.
+type poller struct {
+	refs   *Refs
+	key    refKey
+	cancel context.CancelFunc
+	done   chan struct{}
+	wake   chan struct{}
+
+	// Owned by run.
+	failures   int
+	commitID   string
+	detectedAt time.Time
+
+	mu        sync.Mutex
+	repo      gitrepo.Repository
+	followers map[*follower]struct{}
+	period    time.Duration
+	latest    *gitrepo.Revision
+}
+
+func newPoller(refs *Refs, key refKey, repo gitrepo.Repository) *poller {
+	return &poller{
+		refs:      refs,
+		key:       key,
+		repo:      repo,
+		done:      make(chan struct{}),
+		wake:      make(chan struct{}, 1),
+		followers: make(map[*follower]struct{}),
+	}
+}
+
+// add gives the follower what is known. repo replaces what is known of the
+// repository: RoR may have a new token for it.
+func (p *poller) add(repo gitrepo.Repository, f *follower) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.repo = repo
+	p.followers[f] = struct{}{}
+	if p.latest != nil {
+		f.offer(*p.latest)
+	}
+	if before := p.period; before == 0 || f.period < before {
+		p.period = f.period
+		if before != 0 {
+			p.poke() // the wait under way is too long
+		}
+	}
+}
+
+// remove tells whether f was the last follower.
+func (p *poller) remove(f *follower) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.followers, f)
+	p.period = 0
+	for other := range p.followers {
+		if p.period == 0 || other.period < p.period {
+			p.period = other.period
+		}
+	}
+	return len(p.followers) == 0
+}
+
+func (p *poller) poke() {
+	select {
+	case p.wake <- struct{}{}:
+	default: // a poll is due already
+	}
+}
+
+func (p *poller) repository() gitrepo.Repository {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.repo
+}
+
+func (p *poller) run(ctx context.Context) {
+	defer close(p.done)
+	for {
+		p.poll(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		if p.settled() {
+			<-ctx.Done()
+			return
+		}
+		timer := p.refs.clock.NewTimer(p.wait())
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return
+		case <-p.wake:
+			timer.Stop()
+		case <-timer.C():
+		}
+	}
+}
+
+// settled tells whether what is known can never change: a commit stays a commit.
+func (p *poller) settled() bool {
+	return p.key.ref.Commit != "" && p.commitID != ""
+}
+
+// wait returns how long to wait until the next poll.
+func (p *poller) wait() time.Duration {
+	p.mu.Lock()
+	wait := p.period
+	p.mu.Unlock()
+	if p.failures > 0 {
+		const maxShift = 16
+		wait = min(wait, firstRetry<<min(p.failures-1, maxShift))
+	}
+	//nolint:gosec // spreads load, keeps no secret
+	return time.Duration(float64(wait) * (1 + pollJitter*(2*rand.Float64()-1)))
+}
+
+// poll asks once, and tells the followers what is new.
+func (p *poller) poll(ctx context.Context) {
+	asking, cancel := context.WithTimeout(ctx, p.refs.timeout)
+	ref, commitID, err := p.refs.pool.lookup(asking, p.repository(), p.key.ref)
+	cancel()
+	if ctx.Err() != nil {
+		return
+	}
+	result := "unmoved"
+	switch {
+	case gitrepo.IsPassing(err):
+		p.failures++
+		p.refs.polls.WithLabelValues("error").Inc()
+		if p.failures >= patience || p.unseen() {
+			p.publish(gitrepo.Revision{Ref: ref, Problem: err})
+		}
+		return
+	case err != nil:
+		result = "problem"
+		p.commitID = ""
+		p.publish(gitrepo.Revision{Ref: ref, Problem: err})
+	default:
+		if commitID != p.commitID {
+			result = "moved"
+			p.commitID, p.detectedAt = commitID, p.refs.clock.Now()
+		}
+		p.publish(gitrepo.Revision{Ref: ref, CommitID: commitID, DetectedAt: p.detectedAt})
+	}
+	p.failures = 0
+	p.refs.polls.WithLabelValues(result).Inc()
+}
+
+func (p *poller) unseen() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.latest == nil
+}
+
+// publish offers a revision to all followers, unless they know it.
+func (p *poller) publish(revision gitrepo.Revision) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.latest != nil && p.latest.Ref == revision.Ref && p.latest.CommitID == revision.CommitID && sameProblem(p.latest.Problem, revision.Problem) {
+		return
+	}
+	p.latest = &revision
+	for f := range p.followers {
+		f.offer(revision)
+	}
+}

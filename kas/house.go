@@ -1,0 +1,202 @@
+package kas
+
+import (
+	"crypto/tls"
+	"fmt"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/zap"
+	"golang.org/x/time/rate"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/health"
+	"google.golang.org/grpc/reflection"
+	"k8s.io/utils/clock"
+
+	"github.com/kas-agentk/kas/api/agentrpc"
+	"github.com/kas-agentk/kas/api/kascfg"
+	"github.com/kas-agentk/kas/internal/admin"
+	"github.com/kas-agentk/kas/internal/jwtauth"
+	"github.com/kas-agentk/kas/internal/version"
+	"github.com/kas-agentk/kas/kas/agents"
+	"github.com/kas-agentk/kas/kas/gitaly"
+	"github.com/kas-agentk/kas/kas/push"
+	"github.com/kas-agentk/kas/kas/rails"
+	"github.com/kas-agentk/kas/kas/status"
+	"github.com/kas-agentk/kas/manifests"
+)
+
+// house is all rooms, wired, and not running yet.
+type house struct {
+	metrics  *prometheus.Registry
+	rails    *rails.Client
+	gitaly   *gitaly.Pool
+	status   *status.Store
+	push     *push.Server
+	health   *health.Server
+	drain    *drain
+	draining atomic.Bool
+
+	agentServer, apiServer *grpc.Server
+	observabilityTLS       *tls.Config
+}
+
+// files is everything that kas/gitaly knows of repositories.
+type files struct {
+	*gitaly.Refs
+	*gitaly.Content
+}
+
+func build(cfg *kascfg.ConfigurationFile, log *zap.Logger) (*house, error) {
+	h := &house{metrics: admin.NewRegistry(), health: health.NewServer(), drain: newDrain()}
+	var err error
+	if h.rails, err = newRails(cfg.GetGitlab(), h.metrics); err != nil {
+		return nil, err
+	}
+	if h.status, err = status.New(status.Config{Clock: clock.RealClock{}}, h.rails, log, h.metrics); err != nil {
+		return nil, fmt.Errorf("set up status: %w", err)
+	}
+	access, err := newAccess(cfg.GetAgent(), h.rails, log, h.metrics)
+	if err != nil {
+		return nil, err
+	}
+	registry, err := agents.NewRegistry(clock.RealClock{}, h.metrics)
+	if err != nil {
+		return nil, fmt.Errorf("set up the registry of agents: %w", err)
+	}
+	h.gitaly = gitaly.NewPool(gitaly.PoolConfig{
+		Global:    rateLimit(cfg.GetGitaly().GetGlobalApiRateLimit()),
+		PerServer: rateLimit(cfg.GetGitaly().GetPerServerApiRateLimit()),
+		UserAgent: "kas/" + version.Version,
+	}, h.metrics)
+	source := files{
+		Refs:    gitaly.NewRefs(gitaly.RefsConfig{}, h.gitaly, h.metrics),
+		Content: gitaly.NewContent(gitaly.ContentConfig{CacheSize: int64(cfg.GetAgent().GetGitops().GetBlobCacheSize())}, h.gitaly, h.metrics),
+	}
+	h.push = push.NewServer(pushConfig(cfg.GetAgent()), push.Collaborators{
+		Access: access, Source: source, Status: h.status, Registerer: h.metrics, Log: log,
+	})
+	configurations := agents.NewServer(agents.ServerConfig{
+		PollPeriod:  cfg.GetAgent().GetConfiguration().GetPollPeriod().AsDuration(),
+		MaxFileSize: int64(cfg.GetAgent().GetConfiguration().GetMaxConfigurationFileSize()),
+		Clock:       clock.RealClock{},
+	}, agents.Collaborators{
+		Access: access, Registry: registry, Files: source, Reporter: h.rails, Status: h.status, Log: log,
+	})
+	if err := h.buildServers(cfg, log, configurations, registry); err != nil {
+		return nil, err
+	}
+	return h, nil
+}
+
+// buildServers makes the gRPC servers for agents and for RoR.
+func (h *house) buildServers(cfg *kascfg.ConfigurationFile, log *zap.Logger, configurations *agents.Server, registry *agents.Registry) error {
+	observer, err := newObserver(log, h.metrics)
+	if err != nil {
+		return err
+	}
+	agentTLS, err := serverTLS("agent.listen", cfg.GetAgent().GetListen())
+	if err != nil {
+		return err
+	}
+	apiTLS, err := serverTLS("api.listen", cfg.GetApi().GetListen())
+	if err != nil {
+		return err
+	}
+	if h.observabilityTLS, err = serverTLS("observability.listen", cfg.GetObservability().GetListen()); err != nil {
+		return err
+	}
+	secret, err := jwtauth.LoadSecret(cfg.GetApi().GetListen().GetAuthenticationSecretFile())
+	if err != nil {
+		return fmt.Errorf("api.listen.authentication_secret_file: %w", err)
+	}
+	auth := rails.Auth{Secret: secret, Clock: clock.RealClock{}}
+
+	h.agentServer = newServer(serverConfig{
+		tls:              agentTLS,
+		maxConnectionAge: cfg.GetAgent().GetListen().GetMaxConnectionAge().AsDuration(),
+		unary:            []grpc.UnaryServerInterceptor{observer.unary},
+		stream:           []grpc.StreamServerInterceptor{observer.stream, h.drain.stream},
+		health:           h.health,
+	})
+	agentrpc.RegisterAgentConfigurationServer(h.agentServer, configurations)
+	agentrpc.RegisterSyncServer(h.agentServer, h.push)
+
+	h.apiServer = newServer(serverConfig{
+		tls:              apiTLS,
+		maxConnectionAge: cfg.GetApi().GetListen().GetMaxConnectionAge().AsDuration(),
+		unary:            []grpc.UnaryServerInterceptor{observer.unary, auth.Unary},
+		stream:           []grpc.StreamServerInterceptor{observer.stream, h.drain.stream, auth.Stream},
+		health:           h.health,
+	})
+	rails.RegisterServices(h.apiServer, registry, h.status)
+	reflection.Register(h.apiServer)
+	return nil
+}
+
+// close lets go of connections once nothing runs any more.
+func (h *house) close(log *zap.Logger) {
+	h.rails.Close()
+	if err := h.gitaly.Close(); err != nil {
+		log.Warn("Connections to Gitaly did not close", zap.Error(err))
+	}
+}
+
+func newRails(cfg *kascfg.Gitlab, registerer prometheus.Registerer) (*rails.Client, error) {
+	secret, err := jwtauth.LoadSecret(cfg.GetAuthenticationSecretFile())
+	if err != nil {
+		return nil, fmt.Errorf("gitlab.authentication_secret_file: %w", err)
+	}
+	roots, err := rootCAs(cfg.GetCaCertificateFile())
+	if err != nil {
+		return nil, err
+	}
+	client, err := rails.NewClient(rails.ClientConfig{
+		Address: cfg.GetAddress(),
+		Secret:  secret,
+		RootCAs: roots,
+		Limit:   rate.Limit(cfg.GetApiRateLimit().GetRefillRatePerSecond()),
+		Burst:   int(cfg.GetApiRateLimit().GetBucketSize()),
+		Clock:   clock.RealClock{},
+	}, registerer)
+	if err != nil {
+		return nil, fmt.Errorf("gitlab.address: %w", err)
+	}
+	return client, nil
+}
+
+func newAccess(cfg *kascfg.Agent, client *rails.Client, log *zap.Logger, registerer prometheus.Registerer) (*agents.Access, error) {
+	access, err := agents.NewAccess(agents.AccessConfig{
+		InfoTTL:         cfg.GetInfoCacheTtl().AsDuration(),
+		InfoErrorTTL:    cfg.GetInfoCacheErrorTtl().AsDuration(),
+		ProjectTTL:      cfg.GetGitops().GetProjectInfoCacheTtl().AsDuration(),
+		ProjectErrorTTL: cfg.GetGitops().GetProjectInfoCacheErrorTtl().AsDuration(),
+		Clock:           clock.RealClock{},
+	}, client, log, registerer)
+	if err != nil {
+		return nil, fmt.Errorf("set up access: %w", err)
+	}
+	return access, nil
+}
+
+// maxRecheck bounds how long after RoR's answer has expired an open stream goes on: a
+// check that an answer in memory serves costs nothing.
+const maxRecheck = 10 * time.Second
+
+func pushConfig(cfg *kascfg.Agent) push.Config {
+	ttl := min(cfg.GetInfoCacheTtl().AsDuration(), cfg.GetGitops().GetProjectInfoCacheTtl().AsDuration())
+	limits := manifests.DefaultLimits()
+	limits.MaxFileSize = int64(cfg.GetGitops().GetMaxManifestFileSize())
+	limits.MaxTotalSize = int64(cfg.GetGitops().GetMaxTotalManifestFileSize())
+	limits.MaxFiles = int(cfg.GetGitops().GetMaxNumberOfFiles())
+	return push.Config{
+		PollPeriod:    cfg.GetGitops().GetPollPeriod().AsDuration(),
+		RecheckPeriod: min(max(ttl/10, time.Second), maxRecheck),
+		Limits:        limits,
+	}
+}
+
+func rateLimit(b *kascfg.TokenBucket) gitaly.RateLimit {
+	return gitaly.RateLimit{PerSecond: b.GetRefillRatePerSecond(), Burst: int(b.GetBucketSize())}
+}

@@ -1,0 +1,28 @@
+// Package push sends object sets to agents: it implements agentrpc.SyncServer.
+//
+// In come agents' streams, each for one manifest project; revisions and files from
+// a Source; who may read what from an Access. Out go object sets to the streams, and
+// to a Status what was found in Git and what the agents report.
+//
+// Agents that ask for the same thing (repository, ref, globs, default namespace)
+// share one feed: a goroutine that follows the ref, and one that reads the files,
+// builds the set and publishes it. The feed starts with its first stream and has
+// ended when its last stream's Connect returns. Each stream has gRPC's own goroutine,
+// which sends, one that receives, and for the length of a recheck one that asks RoR;
+// Server.Run returns when all of them have ended.
+//
+// Invariants:
+//   - The agent holds exactly the digests of the last whole set that it received;
+//     before the first on a stream, those of its Hello. Both ends keep to this rule,
+//     so kas need not remember more per stream than a pointer to the set sent last,
+//     and an object that left the set and comes back is sent again.
+//   - Newest wins: while a send is blocked, the feed's newer sets replace each
+//     other, and only the last is sent next. A set once begun is finished, so that
+//     an agent on a slow line makes progress however often people push.
+//   - A slow agent delays nobody: streams share nothing but immutable sets.
+//   - A set whose content the agent holds already is sent without objects (header,
+//     refs, trailer), so that both ends agree on the commit.
+//   - A file whose blob did not change between two commits is not parsed again.
+//   - Trouble that may pass, and mistakes in the repository, go to the Status and
+//     leave the stream open; what the agent holds stays in force.
+package push

@@ -1,0 +1,250 @@
+package push_test
+
+import (
+	"context"
+	"crypto/sha1"
+	"encoding/hex"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/kas-agentk/kas/api/agentrpc"
+	"github.com/kas-agentk/kas/api/syncstatus"
+	"github.com/kas-agentk/kas/internal/gitlabapi"
+	"github.com/kas-agentk/kas/internal/gitrepo"
+)
+
+func sha(s string) string {
+	sum := sha1.Sum([]byte(s))
+	return hex.EncodeToString(sum[:])
+}
+
+// repository is a Source with one repository in memory.
+type repository struct {
+	mu        sync.Mutex
+	revision  *gitrepo.Revision
+	commits   map[string]map[string]string // by commit ID: contents by path
+	broken    error                        // what Files and Blobs return
+	followers map[chan gitrepo.Revision]struct{}
+	follows   int
+	walks     int
+	fetched   []string // contents, as Blobs gave them
+}
+
+func newRepository() *repository {
+	return &repository{commits: map[string]map[string]string{}, followers: map[chan gitrepo.Revision]struct{}{}}
+}
+
+func offer(box chan gitrepo.Revision, revision gitrepo.Revision) {
+	select {
+	case <-box:
+	default:
+	}
+	box <- revision
+}
+
+func (r *repository) Follow(ctx context.Context, _ gitrepo.Repository, _ gitrepo.Ref, _ time.Duration, notify func(gitrepo.Revision)) error {
+	box := make(chan gitrepo.Revision, 1)
+	r.mu.Lock()
+	r.follows++
+	r.followers[box] = struct{}{}
+	if r.revision != nil {
+		offer(box, *r.revision)
+	}
+	r.mu.Unlock()
+	defer func() {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		delete(r.followers, box)
+	}()
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case revision := <-box:
+			notify(revision)
+		}
+	}
+}
+
+func (r *repository) set(revision gitrepo.Revision) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.revision = &revision
+	for box := range r.followers {
+		offer(box, revision)
+	}
+}
+
+// commit moves the branch to a new commit with these files, and returns its ID.
+func (r *repository) commit(name string, files map[string]string) string {
+	id := sha(name)
+	r.mu.Lock()
+	r.commits[id] = files
+	r.mu.Unlock()
+	r.set(gitrepo.Revision{Ref: gitrepo.Ref{Branch: "main"}, CommitID: id, DetectedAt: detected})
+	return id
+}
+
+func (r *repository) problem(err error) { r.set(gitrepo.Revision{Problem: err}) }
+
+func (r *repository) breakReading(err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.broken = err
+}
+
+func (r *repository) Files(_ context.Context, _ gitrepo.Repository, commitID string) ([]gitrepo.File, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.broken != nil {
+		return nil, r.broken
+	}
+	r.walks++
+	var files []gitrepo.File
+	for path, content := range r.commits[commitID] {
+		files = append(files, gitrepo.File{Path: path, OID: sha(content)})
+	}
+	return files, nil
+}
+
+func (r *repository) Blobs(_ context.Context, _ gitrepo.Repository, oids []string, maxSize int64, yield func(string, []byte, int64) error) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	contents := map[string]string{}
+	for _, files := range r.commits {
+		for _, content := range files {
+			contents[sha(content)] = content
+		}
+	}
+	for _, oid := range oids {
+		content := contents[oid]
+		r.fetched = append(r.fetched, content)
+		data := []byte(content)
+		if int64(len(data)) > maxSize {
+			data = nil
+		}
+		if err := yield(oid, data, int64(len(content))); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (r *repository) counts() (follows, walks, fetched int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.follows, r.walks, len(r.fetched)
+}
+
+// ror is an Access that knows agents by tokens "agent-<id>", and one project.
+type ror struct {
+	mu      sync.Mutex
+	refusal error
+	path    string // relative path of the project's repository
+	asked   int
+}
+
+const projectPath = "group/manifests"
+
+func (r *ror) refuse(err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.refusal = err
+}
+
+func (r *ror) Agent(_ context.Context, token string) (gitlabapi.AgentInfo, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.asked++
+	var id int64
+	if _, err := fmt.Sscanf(token, "agent-%d", &id); err != nil {
+		return gitlabapi.AgentInfo{}, status.Error(codes.Unauthenticated, "unknown token")
+	}
+	return gitlabapi.AgentInfo{AgentID: id, AgentName: token}, nil
+}
+
+func (r *ror) Project(_ context.Context, _, id string) (gitlabapi.ProjectInfo, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.refusal != nil {
+		return gitlabapi.ProjectInfo{}, fmt.Errorf("project: %w", r.refusal)
+	}
+	if id != projectPath {
+		return gitlabapi.ProjectInfo{}, status.Error(codes.NotFound, "404 Project Not Found")
+	}
+	return gitlabapi.ProjectInfo{
+		ProjectID:  7,
+		GitalyInfo: gitlabapi.GitalyInfo{Address: "unix:/gitaly"},
+		GitalyRepository: gitlabapi.GitalyRepository{
+			StorageName: "default", RelativePath: r.path, GlProjectPath: projectPath,
+		},
+	}, nil
+}
+
+// board is a Status that remembers.
+type board struct {
+	mu        sync.Mutex
+	connected map[int64]int
+	sources   map[int64][]*syncstatus.ProjectStatus
+	reports   map[int64][]*agentrpc.Report
+	late      int // reports that came for no open stream
+}
+
+func newBoard() *board {
+	return &board{connected: map[int64]int{}, sources: map[int64][]*syncstatus.ProjectStatus{}, reports: map[int64][]*agentrpc.Report{}}
+}
+
+func (b *board) Connected(agent gitlabapi.AgentInfo, _ string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.connected[agent.AgentID]++
+}
+
+func (b *board) Disconnected(agent gitlabapi.AgentInfo, _ string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.connected[agent.AgentID]--
+}
+
+func (b *board) Source(agent gitlabapi.AgentInfo, _ string, update *syncstatus.ProjectStatus) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.sources[agent.AgentID] = append(b.sources[agent.AgentID], update)
+}
+
+func (b *board) Report(agent gitlabapi.AgentInfo, _ string, report *agentrpc.Report) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.connected[agent.AgentID] == 0 {
+		b.late++
+	}
+	b.reports[agent.AgentID] = append(b.reports[agent.AgentID], report)
+}
+
+// source returns what was said last of Git to an agent.
+func (b *board) source(agent int64) *syncstatus.ProjectStatus {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if len(b.sources[agent]) == 0 {
+		return nil
+	}
+	return proto.CloneOf(b.sources[agent][len(b.sources[agent])-1])
+}
+
+func (b *board) reported(agent int64) []*agentrpc.Report {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return slices.Clone(b.reports[agent])
+}
+
+func (b *board) streams(agent int64) int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.connected[agent]
+}

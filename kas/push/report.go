@@ -1,0 +1,59 @@
+package push
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/kas-agentk/kas/api/agentrpc"
+	"github.com/kas-agentk/kas/api/syncstatus"
+)
+
+// maxMessage is where an agent's message about one thing is cut, in bytes.
+const maxMessage = 4096
+
+// checkReport makes sure that a report is one that others can work with. Values of
+// enumerations that this kas does not know become unspecified.
+func checkReport(r *agentrpc.Report) error {
+	for name, id := range map[string]string{"commit_id": r.GetCommitId(), "applied_commit_id": r.GetAppliedCommitId()} {
+		if id != "" && !isCommitID(id) {
+			return fmt.Errorf("%s %.80q is not a commit ID", name, id)
+		}
+	}
+	if _, known := syncstatus.State_name[int32(r.GetState())]; !known {
+		r.State = syncstatus.State_STATE_UNSPECIFIED
+	}
+	r.Message = clip(r.GetMessage())
+	for i, o := range r.GetObjects() {
+		if err := checkID(o.GetId()); err != nil {
+			return fmt.Errorf("object %d: %w", i, err)
+		}
+		if _, known := syncstatus.Action_name[int32(o.GetAction())]; !known {
+			o.Action = syncstatus.Action_ACTION_UNSPECIFIED
+		}
+		if _, known := syncstatus.Health_name[int32(o.GetHealth())]; !known {
+			o.Health = syncstatus.Health_HEALTH_UNSPECIFIED
+		}
+		o.Message = clip(o.GetMessage())
+	}
+	for i, id := range r.GetRemoved() {
+		if err := checkID(id); err != nil {
+			return fmt.Errorf("removed object %d: %w", i, err)
+		}
+	}
+	return nil
+}
+
+func checkID(id *syncstatus.ObjectID) error {
+	if id.GetKind() == "" || id.GetName() == "" {
+		return errors.New("has no kind or no name")
+	}
+	return nil
+}
+
+func clip(s string) string {
+	if len(s) <= maxMessage {
+		return s
+	}
+	return strings.ToValidUTF8(s[:maxMessage], "") + "…"
+}

@@ -1,0 +1,161 @@
+package push
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/zap"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"k8s.io/utils/clock"
+
+	"github.com/kas-agentk/kas/api/agentrpc"
+	"github.com/kas-agentk/kas/internal/grpctool"
+	"github.com/kas-agentk/kas/manifests"
+)
+
+// Config is how object sets are made and sent.
+type Config struct {
+	// PollPeriod is how often a manifest project's ref is polled.
+	PollPeriod time.Duration
+	// RecheckPeriod is how often an open stream's agent and its access to the
+	// project are checked again.
+	RecheckPeriod time.Duration
+	// Limits of one commit.
+	Limits manifests.Limits
+	// Clock. Nil: the real one.
+	Clock clock.WithTicker
+}
+
+// DefaultConfig is GitLab's where GitLab has it.
+func DefaultConfig() Config {
+	return Config{
+		PollPeriod:    20 * time.Second,
+		RecheckPeriod: 5 * time.Minute,
+		Limits:        manifests.DefaultLimits(),
+	}
+}
+
+// Collaborators are whom a Server works with.
+type Collaborators struct {
+	Access     Access
+	Source     Source
+	Status     Status
+	Registerer prometheus.Registerer
+	Log        *zap.Logger
+}
+
+// Server implements agentrpc.SyncServer.
+type Server struct {
+	agentrpc.UnimplementedSyncServer
+
+	config  Config
+	access  Access
+	status  Status
+	clock   clock.WithTicker
+	feeds   *feeds
+	metrics *metrics
+
+	mu       sync.Mutex
+	draining chan struct{}
+	drained  bool
+	streams  sync.WaitGroup
+}
+
+// errDraining ends streams when kas stops: the agent connects again, elsewhere or
+// later.
+var errDraining = status.Error(codes.Unavailable, "kas is shutting down")
+
+// NewServer returns a server.
+func NewServer(config Config, with Collaborators) *Server {
+	if config.Clock == nil {
+		config.Clock = clock.RealClock{}
+	}
+	m := newMetrics(with.Registerer)
+	return &Server{
+		config:   config,
+		access:   with.Access,
+		status:   with.Status,
+		clock:    config.Clock,
+		metrics:  m,
+		draining: make(chan struct{}),
+		feeds: &feeds{
+			source:  with.Source,
+			period:  config.PollPeriod,
+			limits:  config.Limits,
+			clock:   config.Clock,
+			metrics: m,
+			log:     with.Log,
+			open:    make(map[feedKey]*feed),
+		},
+	}
+}
+
+// Run waits for ctx to end, then ends all streams with UNAVAILABLE, and returns nil
+// when they have ended. A stream whose agent does not read ends only with its
+// connection: stop the gRPC server without waiting for Run.
+func (s *Server) Run(ctx context.Context) error {
+	<-ctx.Done()
+	s.mu.Lock()
+	s.drained = true
+	close(s.draining)
+	s.mu.Unlock()
+	s.streams.Wait()
+	return nil
+}
+
+// enter notes a stream, unless kas is shutting down.
+func (s *Server) enter() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.drained {
+		return errDraining
+	}
+	s.streams.Add(1)
+	return nil
+}
+
+// Connect implements agentrpc.SyncServer.
+func (s *Server) Connect(rpc grpc.BidiStreamingServer[agentrpc.ConnectRequest, agentrpc.ConnectResponse]) error {
+	if err := s.enter(); err != nil {
+		return err
+	}
+	defer s.streams.Done()
+	ctx := rpc.Context()
+	token, err := grpctool.BearerToken(ctx)
+	if err != nil {
+		return status.Error(codes.Unauthenticated, err.Error())
+	}
+	agent, err := s.access.Agent(ctx, token)
+	if err != nil {
+		return refusal(err)
+	}
+	s.metrics.streams.Inc()
+	defer s.metrics.streams.Dec()
+	st := &stream{server: s, rpc: rpc, token: token, agent: agent}
+	return st.run(ctx)
+}
+
+// refusal returns the status that ends a stream for an error of Access.
+func refusal(err error) error {
+	switch code := status.Code(err); code {
+	case codes.Unauthenticated, codes.PermissionDenied, codes.NotFound:
+		return status.Error(code, status.Convert(err).Message()) //nolint:wrapcheck // it is the RPC's status
+	default:
+		return status.Errorf(codes.Unavailable, "ask who the agent is and what it may read: %v", err) //nolint:wrapcheck // it is the RPC's status
+	}
+}
+
+// refused tells whether an error of Access is a refusal rather than trouble that
+// may pass.
+func refused(err error) bool {
+	switch status.Code(err) {
+	case codes.Unauthenticated, codes.PermissionDenied, codes.NotFound:
+		return true
+	default:
+		return false
+	}
+}

@@ -1,0 +1,72 @@
+package rails
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/url"
+
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/kas-agentk/kas/api/agentcfg"
+	"github.com/kas-agentk/kas/api/syncstatus"
+	"github.com/kas-agentk/kas/internal/gitlabapi"
+)
+
+// AgentInfo asks who bears an agent token. ErrUnauthorized: nobody; ErrForbidden: the
+// agent may not use kas.
+func (c *Client) AgentInfo(ctx context.Context, token string) (gitlabapi.AgentInfo, error) {
+	var info gitlabapi.AgentInfo
+	err := c.do(ctx, call{method: http.MethodGet, path: gitlabapi.PathAgentInfo, token: token, into: &info})
+	return info, err
+}
+
+// ProjectInfo asks where a project lives: id is its full path or its number.
+// ErrNotFound: there is none, or the agent may not read it.
+func (c *Client) ProjectInfo(ctx context.Context, token, id string) (gitlabapi.ProjectInfo, error) {
+	var info gitlabapi.ProjectInfo
+	err := c.do(ctx, call{
+		method: http.MethodGet,
+		path:   gitlabapi.PathProjectInfo,
+		query:  url.Values{"id": {id}},
+		token:  token,
+		into:   &info,
+	})
+	return info, err
+}
+
+// PostAgentConfiguration tells RoR the configuration that an agent has now.
+func (c *Client) PostAgentConfiguration(ctx context.Context, agentID int64, cfg *agentcfg.ConfigurationFile) error {
+	what := call{method: http.MethodPost, path: gitlabapi.PathAgentConfiguration}
+	encoded, err := marshal(what, cfg)
+	if err != nil {
+		return err
+	}
+	what.body, err = json.Marshal(gitlabapi.AgentConfiguration{AgentID: agentID, AgentConfig: json.RawMessage(encoded)})
+	if err != nil {
+		return fmt.Errorf("encode the configuration of agent %d: %w", agentID, err)
+	}
+	return c.do(ctx, what)
+}
+
+// PostSyncStatus tells RoR of one change of a status. update is not changed.
+func (c *Client) PostSyncStatus(ctx context.Context, update *syncstatus.Update) error {
+	what := call{method: http.MethodPost, path: gitlabapi.PathSyncStatus}
+	body, err := marshal(what, update)
+	if err != nil {
+		return err
+	}
+	what.body = body
+	return c.do(ctx, what)
+}
+
+// marshal makes the JSON that RoR reads: protobuf's, with the fields' own names.
+func marshal(what call, m proto.Message) ([]byte, error) {
+	encoded, err := protojson.MarshalOptions{UseProtoNames: true}.Marshal(m)
+	if err != nil {
+		return nil, fmt.Errorf("encode the body of %s %s: %w", what.method, what.path, err)
+	}
+	return encoded, nil
+}

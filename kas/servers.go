@@ -1,0 +1,58 @@
+package kas
+
+import (
+	"crypto/tls"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/health"
+	"google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/keepalive"
+
+	"github.com/kas-agentk/kas/internal/grpctool"
+)
+
+const (
+	// connectionGrace is how long streams of a connection that has reached its age may go
+	// on: the peer has been told to open the next ones on another connection.
+	connectionGrace = 10 * time.Second
+	// readBuffer of a connection, in bytes: there are many and they are mostly silent.
+	readBuffer = 16 << 10
+)
+
+// serverConfig is one gRPC server.
+type serverConfig struct {
+	tls              *tls.Config // nil: plaintext
+	maxConnectionAge time.Duration
+	unary            []grpc.UnaryServerInterceptor
+	stream           []grpc.StreamServerInterceptor
+	health           *health.Server
+}
+
+func newServer(cfg serverConfig) *grpc.Server {
+	parameters := keepalive.ServerParameters{
+		Time:                  grpctool.PingInterval,
+		Timeout:               grpctool.PingTimeout,
+		MaxConnectionAge:      cfg.maxConnectionAge, // gRPC spreads it by a tenth; zero is for ever
+		MaxConnectionAgeGrace: connectionGrace,
+	}
+	options := []grpc.ServerOption{
+		grpc.KeepaliveParams(parameters),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{
+			MinTime:             grpctool.MinPingInterval,
+			PermitWithoutStream: true,
+		}),
+		grpc.MaxRecvMsgSize(grpctool.MaxMessageSize),
+		grpc.SharedWriteBuffer(true),
+		grpc.ReadBufferSize(readBuffer),
+		grpc.ChainUnaryInterceptor(cfg.unary...),
+		grpc.ChainStreamInterceptor(cfg.stream...),
+	}
+	if cfg.tls != nil {
+		options = append(options, grpc.Creds(credentials.NewTLS(cfg.tls)))
+	}
+	server := grpc.NewServer(options...)
+	grpc_health_v1.RegisterHealthServer(server, cfg.health)
+	return server
+}

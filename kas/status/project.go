@@ -1,0 +1,122 @@
+package status
+
+import (
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/kas-agentk/kas/api/agentrpc"
+	"github.com/kas-agentk/kas/api/syncstatus"
+)
+
+// What is kept of one project's objects is bounded; what goes beyond is only counted.
+const (
+	MaxObjects = 100_000
+	// maxObjectBytes bounds the objects' encoded size, together.
+	maxObjectBytes = 128 << 20
+)
+
+// Key is one manifest project of one agent, as the agent's configuration names it.
+type Key struct {
+	AgentID   int64
+	ProjectID string
+}
+
+// objectKey is an ObjectID that can be compared.
+type objectKey struct {
+	group, kind, namespace, name string
+}
+
+func keyOf(id *syncstatus.ObjectID) objectKey {
+	return objectKey{id.GetGroup(), id.GetKind(), id.GetNamespace(), id.GetName()}
+}
+
+// project is the newest of everything that came in about one manifest project. The
+// messages in it are shared and never changed.
+type project struct {
+	key          Key
+	agentName    string
+	wasConnected bool
+	offlineSince time.Time // zero while a stream is open
+	updatedAt    time.Time
+
+	source *syncstatus.ProjectStatus // as push told it; nil: not yet
+	report *agentrpc.Report          // the newest whole one's header; nil: none yet
+	// staged is a report whose last part has not come yet.
+	staged  *staged
+	objects map[objectKey]*syncstatus.ObjectStatus
+	bytes   int // encoded size of objects
+	excess  int // objects that were not kept
+}
+
+// staged gathers the parts of one report.
+type staged struct {
+	reset   bool
+	objects []*syncstatus.ObjectStatus
+	removed []*syncstatus.ObjectID
+	bytes   int
+	lost    int
+}
+
+func (s *staged) add(part *agentrpc.Report) {
+	for _, object := range part.GetObjects() {
+		size := proto.Size(object)
+		if len(s.objects) >= MaxObjects || s.bytes+size > maxObjectBytes {
+			s.lost++
+			continue
+		}
+		s.objects = append(s.objects, object)
+		s.bytes += size
+	}
+	room := max(0, MaxObjects-len(s.removed))
+	s.removed = append(s.removed, part.GetRemoved()[:min(room, len(part.GetRemoved()))]...)
+}
+
+// take merges a report, or keeps it until the rest of it has come. It tells whether
+// anything is new. Every part of a report carries its header.
+func (p *project) take(report *agentrpc.Report) bool {
+	if p.staged == nil || report.GetReset_() != p.staged.reset {
+		// A report of another sort: the rest of the one before will never come.
+		p.staged = &staged{reset: report.GetReset_()}
+	}
+	p.staged.add(report)
+	if report.GetMore() {
+		return false
+	}
+	p.merge(p.staged)
+	p.staged = nil
+	p.report = &agentrpc.Report{
+		CommitId:        report.GetCommitId(),
+		AppliedCommitId: report.GetAppliedCommitId(),
+		State:           report.GetState(),
+		Message:         report.GetMessage(),
+		AppliedAt:       report.GetAppliedAt(),
+		ReadyAt:         report.GetReadyAt(),
+	}
+	return true
+}
+
+func (p *project) merge(s *staged) {
+	if s.reset || p.objects == nil {
+		p.objects, p.bytes, p.excess = make(map[objectKey]*syncstatus.ObjectStatus), 0, 0
+	}
+	for _, id := range s.removed {
+		key := keyOf(id)
+		p.bytes -= proto.Size(p.objects[key])
+		delete(p.objects, key)
+	}
+	for _, object := range s.objects {
+		key, size := keyOf(object.GetId()), proto.Size(object)
+		before, known := p.objects[key]
+		if known {
+			size -= proto.Size(before)
+		}
+		if (!known && len(p.objects) >= MaxObjects) || p.bytes+size > maxObjectBytes {
+			p.excess++
+			continue
+		}
+		p.objects[key] = object
+		p.bytes += size
+	}
+	p.excess += s.lost
+}

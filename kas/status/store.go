@@ -1,0 +1,317 @@
+package status
+
+import (
+	"cmp"
+	"context"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+	"k8s.io/utils/clock"
+
+	"github.com/kas-agentk/kas/api/agentrpc"
+	"github.com/kas-agentk/kas/api/syncstatus"
+	"github.com/kas-agentk/kas/internal/gitlabapi"
+)
+
+// Store is the newest of everything. Its methods may be called by many goroutines.
+type Store struct {
+	clock   clock.WithTicker
+	cfg     Config
+	forward *forwarder
+
+	mu     sync.Mutex
+	agents map[int64]*agent
+}
+
+// agent is everything about one agent.
+type agent struct {
+	name string
+	// present is how many times it arrived and has not left; leftAt is when it last left.
+	present       int
+	leftAt        time.Time
+	configuration *syncstatus.ConfigurationStatus
+	// configured are the projects that its configuration names; nil: not known.
+	configured map[string]struct{}
+	projects   map[string]*project
+	// streams that are open, by project, whether or not the project is kept.
+	streams map[string]int
+	// removed are projects of which RoR has not been told yet that they are gone.
+	removed  map[string]struct{}
+	watchers map[*watcher]struct{}
+}
+
+// idle tells whether nothing is left but its configuration.
+func (a *agent) idle() bool {
+	return a.present+len(a.projects)+len(a.streams)+len(a.removed)+len(a.watchers) == 0
+}
+
+// with runs change on an agent, which is made if need be and dropped when nothing of it is left.
+func (s *Store) with(agentID int64, change func(*agent)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	a := s.agents[agentID]
+	if a == nil {
+		a = &agent{
+			projects: make(map[string]*project),
+			streams:  make(map[string]int),
+			removed:  make(map[string]struct{}),
+			watchers: make(map[*watcher]struct{}),
+		}
+		s.agents[agentID] = a
+	}
+	change(a)
+	if a.idle() && a.configuration == nil {
+		delete(s.agents, agentID)
+	}
+}
+
+// project returns what is kept of a project, made if need be; nil where the agent's
+// configuration does not name it.
+func (s *Store) project(a *agent, key Key) *project {
+	if a.configured != nil {
+		if _, ok := a.configured[key.ProjectID]; !ok {
+			return nil
+		}
+	}
+	p := a.projects[key.ProjectID]
+	if p == nil {
+		p = &project{key: key, offlineSince: s.clock.Now()}
+		a.projects[key.ProjectID] = p
+		delete(a.removed, key.ProjectID)
+	}
+	return p
+}
+
+// touched tells watchers and RoR that a project changed. The lock is held.
+func (s *Store) touched(a *agent, p *project) {
+	p.agentName = a.name
+	p.updatedAt = s.clock.Now()
+	for w := range a.watchers {
+		w.mark(p.key.ProjectID)
+	}
+	s.forward.mark(posting{agentID: p.key.AgentID, projectID: p.key.ProjectID})
+}
+
+// Arrived is told that an agent is there: see agents.Status.
+func (s *Store) Arrived(info gitlabapi.AgentInfo) {
+	s.with(info.AgentID, func(a *agent) {
+		a.name = info.AgentName
+		a.present++
+		s.touchWaiting(a)
+	})
+}
+
+// Left is told that an agent is gone: see agents.Status.
+func (s *Store) Left(info gitlabapi.AgentInfo) {
+	s.with(info.AgentID, func(a *agent) {
+		a.present--
+		a.leftAt = s.clock.Now()
+		s.touchWaiting(a)
+	})
+}
+
+// touchWaiting touches the projects whose state follows from whether the agent is there.
+func (s *Store) touchWaiting(a *agent) {
+	for id, p := range a.projects {
+		if a.streams[id] == 0 {
+			s.touched(a, p)
+		}
+	}
+}
+
+// Configuration is told how an agent's configuration fares: see agents.Status.
+func (s *Store) Configuration(info gitlabapi.AgentInfo, cfg *syncstatus.ConfigurationStatus, projects []string) {
+	s.with(info.AgentID, func(a *agent) {
+		a.name = info.AgentName
+		if !proto.Equal(a.configuration, cfg) {
+			a.configuration = cfg
+			s.forward.mark(posting{agentID: info.AgentID})
+		}
+		if projects == nil {
+			return
+		}
+		a.configured = make(map[string]struct{}, len(projects))
+		for _, id := range projects {
+			a.configured[id] = struct{}{}
+			if a.projects[id] == nil {
+				s.touched(a, s.project(a, Key{info.AgentID, id}))
+			}
+		}
+		for id := range a.projects {
+			if _, ok := a.configured[id]; !ok {
+				delete(a.projects, id)
+				a.removed[id] = struct{}{}
+				s.forward.mark(posting{agentID: info.AgentID, projectID: id})
+			}
+		}
+	})
+}
+
+// Connected is told that a stream for a project is open: see push.Status.
+func (s *Store) Connected(info gitlabapi.AgentInfo, projectID string) {
+	s.with(info.AgentID, func(a *agent) {
+		a.name = info.AgentName
+		a.streams[projectID]++
+		if p := s.project(a, Key{info.AgentID, projectID}); p != nil {
+			p.wasConnected, p.offlineSince, p.staged = true, time.Time{}, nil
+			s.touched(a, p)
+		}
+	})
+}
+
+// Disconnected is told that a stream has ended.
+func (s *Store) Disconnected(info gitlabapi.AgentInfo, projectID string) {
+	s.with(info.AgentID, func(a *agent) {
+		if a.streams[projectID]--; a.streams[projectID] > 0 {
+			return
+		}
+		delete(a.streams, projectID)
+		if p := a.projects[projectID]; p != nil {
+			p.offlineSince, p.staged = s.clock.Now(), nil
+			s.touched(a, p)
+		}
+	})
+}
+
+// Source is told what was found in Git. It keeps update.
+func (s *Store) Source(info gitlabapi.AgentInfo, projectID string, update *syncstatus.ProjectStatus) {
+	s.with(info.AgentID, func(a *agent) {
+		a.name = info.AgentName
+		p := s.project(a, Key{info.AgentID, projectID})
+		if p == nil {
+			return
+		}
+		if update.GetWantedCommit() == "" && update.GetState() == syncstatus.State_STATE_FAILED {
+			// The commit last seen stays what is wanted while Git cannot be read.
+			update.WantedCommit, update.Times = p.source.GetWantedCommit(), p.source.GetTimes()
+		}
+		if !proto.Equal(p.source, update) {
+			p.source = update
+			s.touched(a, p)
+		}
+	})
+}
+
+// Report is told what the agent says. It keeps report.
+func (s *Store) Report(info gitlabapi.AgentInfo, projectID string, report *agentrpc.Report) {
+	s.with(info.AgentID, func(a *agent) {
+		if p := s.project(a, Key{info.AgentID, projectID}); p != nil && p.take(report) {
+			s.touched(a, p)
+		}
+	})
+}
+
+// snap takes a project out, to be rendered without the lock; it is held now.
+func snap(a *agent, p *project) snapshot {
+	out := snapshot{
+		key: p.key, agentName: p.agentName, wasConnected: p.wasConnected, updatedAt: p.updatedAt,
+		connected: a.streams[p.key.ProjectID] > 0,
+		present:   a.present > 0,
+		source:    p.source, excess: p.excess,
+		objects: slices.AppendSeq(make([]*syncstatus.ObjectStatus, 0, len(p.objects)), maps.Values(p.objects)),
+	}
+	if r := p.report; r != nil {
+		out.report = reported{
+			commit: r.GetCommitId(), applied: r.GetAppliedCommitId(), message: r.GetMessage(),
+			state: r.GetState(), appliedAt: r.GetAppliedAt(), readyAt: r.GetReadyAt(),
+		}
+	}
+	return out
+}
+
+// Get returns one project's status with its objects; false: it is not known.
+func (s *Store) Get(agentID int64, projectID string) (*syncstatus.ProjectStatus, bool) {
+	s.mu.Lock()
+	a := s.agents[agentID]
+	if a == nil || a.projects[projectID] == nil {
+		s.mu.Unlock()
+		return nil, false
+	}
+	taken := snap(a, a.projects[projectID])
+	s.mu.Unlock()
+	return render(taken, true), true
+}
+
+// List returns an agent's projects without objects, ordered by project, and how its
+// configuration fares (nil: not known).
+func (s *Store) List(agentID int64) ([]*syncstatus.ProjectStatus, *syncstatus.ConfigurationStatus) {
+	s.mu.Lock()
+	a := s.agents[agentID]
+	if a == nil {
+		s.mu.Unlock()
+		return nil, nil
+	}
+	var taken []snapshot
+	for _, p := range a.projects {
+		taken = append(taken, snap(a, p))
+	}
+	configuration := a.configuration
+	s.mu.Unlock()
+	slices.SortFunc(taken, func(x, y snapshot) int { return cmp.Compare(x.key.ProjectID, y.key.ProjectID) })
+	var out []*syncstatus.ProjectStatus
+	for _, one := range taken {
+		out = append(out, render(one, false))
+	}
+	return out, configuration
+}
+
+// watcher is one Watch: the projects that changed since it last looked.
+type watcher struct {
+	projectID string // empty: all
+	news      chan struct{}
+
+	mu      sync.Mutex
+	changed map[string]struct{}
+}
+
+func (w *watcher) mark(projectID string) {
+	if w.projectID != "" && w.projectID != projectID {
+		return
+	}
+	w.mu.Lock()
+	w.changed[projectID] = struct{}{}
+	w.mu.Unlock()
+	select {
+	case w.news <- struct{}{}:
+	default:
+	}
+}
+
+func (w *watcher) take() []string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	changed := slices.Sorted(maps.Keys(w.changed))
+	clear(w.changed)
+	return changed
+}
+
+// Watch calls send with each status that there is, objects included, and again after each
+// change, until ctx ends or send fails. An empty projectID means all of the agent's. What
+// changes while send is busy is sent once, in its newest form.
+func (s *Store) Watch(ctx context.Context, agentID int64, projectID string, send func(*syncstatus.ProjectStatus) error) error {
+	w := &watcher{projectID: projectID, news: make(chan struct{}, 1), changed: make(map[string]struct{})}
+	s.with(agentID, func(a *agent) {
+		a.watchers[w] = struct{}{}
+		for id := range a.projects {
+			w.mark(id)
+		}
+	})
+	defer s.with(agentID, func(a *agent) { delete(a.watchers, w) })
+	for {
+		for _, id := range w.take() {
+			if current, ok := s.Get(agentID, id); ok {
+				if err := send(current); err != nil {
+					return err
+				}
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-w.news:
+		}
+	}
+}

@@ -1,0 +1,132 @@
+package ror
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"net/url"
+	"os"
+	"strings"
+
+	"github.com/kas-agentk/kas/internal/jwtauth"
+)
+
+// Config is how RoR is run.
+type Config struct {
+	// ListenAddress is HOST:PORT; port 0 takes a free one.
+	ListenAddress string
+	// ExternalURL is where browsers and Git reach RoR.
+	ExternalURL string
+	// Database is the path of the database file.
+	Database string
+
+	// GitalyAddress is tcp://HOST:PORT, tls://HOST:PORT or unix:PATH. kas is told the
+	// same address.
+	GitalyAddress string
+	// GitalyTokenFile holds Gitaly's token.
+	GitalyTokenFile string
+	// GitalyStorage is the storage for new repositories.
+	GitalyStorage string
+
+	// KasAPIAddress is HOST:PORT of kas's API for RoR.
+	KasAPIAddress string
+	// KasAgentAddress is what agentk is started with, for people to copy.
+	KasAgentAddress string
+	// KasSecretFile holds the base64 of the secret shared with kas.
+	KasSecretFile string
+	// GitlabShellSecretFile is the file that Gitaly's [gitlab] secret_file names.
+	GitlabShellSecretFile string
+
+	// Bootstrap is the first user. Without a name there is none.
+	Bootstrap Bootstrap
+}
+
+// Bootstrap is the first user, an admin, made when missing.
+type Bootstrap struct {
+	User         string
+	PasswordFile string
+	// TokenFile holds a personal access token for the user. Empty: none.
+	TokenFile string
+}
+
+// DefaultConfig holds the defaults of the flags.
+func DefaultConfig() Config {
+	return Config{
+		ListenAddress: "127.0.0.1:3000",
+		Database:      "ror.db",
+		GitalyStorage: "default",
+		KasAPIAddress: "127.0.0.1:8153",
+	}
+}
+
+// verify checks what can be checked without reading files, and fills in what follows
+// from the rest.
+func (c *Config) verify() error {
+	for _, required := range []struct{ flag, value string }{
+		{"listen-address", c.ListenAddress},
+		{"external-url", c.ExternalURL},
+		{"database", c.Database},
+		{"gitaly-address", c.GitalyAddress},
+		{"gitaly-token-file", c.GitalyTokenFile},
+		{"gitaly-storage", c.GitalyStorage},
+		{"kas-api-address", c.KasAPIAddress},
+		{"kas-secret-file", c.KasSecretFile},
+		{"gitlab-shell-secret-file", c.GitlabShellSecretFile},
+	} {
+		if required.value == "" {
+			return fmt.Errorf("--%s is required", required.flag)
+		}
+	}
+	u, err := url.Parse(c.ExternalURL)
+	if err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Host == "" || strings.Trim(u.Path, "/") != "" {
+		return fmt.Errorf("--external-url %q: want http[s]://HOST[:PORT] without a path", c.ExternalURL)
+	}
+	c.ExternalURL = u.Scheme + "://" + u.Host
+	if c.Bootstrap.User != "" && c.Bootstrap.PasswordFile == "" {
+		return errors.New("--bootstrap-user needs --bootstrap-password-file")
+	}
+	if c.KasAgentAddress == "" {
+		c.KasAgentAddress = "grpcs://KAS-ADDRESS"
+	}
+	return nil
+}
+
+// secrets is what the files hold.
+type secrets struct {
+	gitalyToken string
+	kas         []byte
+	shell       []byte
+	password    string
+	token       string
+}
+
+func (c *Config) readSecrets() (secrets, error) {
+	var s secrets
+	var err error
+	if s.kas, err = jwtauth.LoadSecret(c.KasSecretFile); err != nil {
+		return secrets{}, fmt.Errorf("--kas-secret-file: %w", err)
+	}
+	var shell string
+	for _, file := range []struct {
+		flag, path string
+		into       *string
+	}{
+		{"gitaly-token-file", c.GitalyTokenFile, &s.gitalyToken},
+		{"gitlab-shell-secret-file", c.GitlabShellSecretFile, &shell},
+		{"bootstrap-password-file", c.Bootstrap.PasswordFile, &s.password},
+		{"bootstrap-token-file", c.Bootstrap.TokenFile, &s.token},
+	} {
+		if file.path == "" {
+			continue
+		}
+		content, err := os.ReadFile(file.path)
+		if err != nil {
+			return secrets{}, fmt.Errorf("--%s: %w", file.flag, err)
+		}
+		if *file.into = string(bytes.TrimSpace(content)); *file.into == "" {
+			return secrets{}, fmt.Errorf("--%s: file %s is empty", file.flag, file.path)
+		}
+	}
+	s.shell = []byte(shell)
+	return s, nil
+}

@@ -1,0 +1,15 @@
+// Package page is what people see in a browser: the agents and whether they are
+// connected, and of each manifest project the commit wanted and applied, its state,
+// and every object with its health and the line that it comes from.
+//
+// Pages are rendered on the server and whole without JavaScript; a small script
+// fetches the page again every two seconds. Everything is escaped by html/template,
+// and a strict content security policy allows nothing but the embedded style sheet
+// and script.
+//
+// Everyone must sign in. A session is a cookie that scripts cannot read; what
+// changes something is a POST that carries the session's CSRF token and comes from
+// this origin. A project that the user may not see is "not found".
+//
+// The package starts no goroutine.
+package page

@@ -1,0 +1,225 @@
+package rest
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"strconv"
+	"strings"
+
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+
+	"github.com/kas-agentk/kas/ror/hosting"
+	"github.com/kas-agentk/kas/ror/jsonhttp"
+	"github.com/kas-agentk/kas/ror/overview"
+	"github.com/kas-agentk/kas/ror/registry"
+)
+
+// maxBody is the largest body of a request, in bytes.
+const maxBody = 1 << 20
+
+// Projects makes projects.
+type Projects interface {
+	Create(context.Context, registry.User, registry.NewProject) (registry.Project, error)
+}
+
+// Overview tells what is known of agents.
+type Overview interface {
+	Describe(context.Context, []registry.Agent) (overview.Agents, error)
+}
+
+// Config is what the server needs to know.
+type Config struct {
+	// ExternalURL of RoR, without a slash at the end.
+	ExternalURL string
+	// IsUnavailable tells whether an error of Projects means that Gitaly is away.
+	IsUnavailable func(error) bool
+	Log           *zap.Logger
+}
+
+// Server serves the public REST API.
+type Server struct {
+	cfg      Config
+	registry *registry.Registry
+	projects Projects
+	overview Overview
+}
+
+// NewServer returns a server.
+func NewServer(cfg Config, r *registry.Registry, projects Projects, o Overview) *Server {
+	return &Server{cfg: cfg, registry: r, projects: projects, overview: o}
+}
+
+// call is one request by a caller who is known.
+type call struct {
+	*http.Request
+	user registry.User
+}
+
+// handler answers a call, or says why not.
+type handler func(http.ResponseWriter, call) error
+
+// Register adds the endpoints.
+func (s *Server) Register(mux *http.ServeMux) {
+	for pattern, h := range map[string]handler{
+		"GET /user":   s.getUser,
+		"POST /users": s.adminOnly(s.createUser),
+		"POST /users/{id}/personal_access_tokens": s.adminOnly(s.createPersonalToken),
+
+		"GET /projects":               s.listProjects,
+		"POST /projects":              s.createProject,
+		"GET /projects/{id}":          s.inProject(registry.Access.See, s.getProject),
+		"GET /projects/{id}/members":  s.inProject(registry.Access.ReadAgents, s.listMembers),
+		"POST /projects/{id}/members": s.inProject(registry.Access.Administer, s.setMember),
+
+		"GET /cluster_agents":                          s.listAllAgents,
+		"GET /projects/{id}/cluster_agents":            s.inProject(registry.Access.ReadAgents, s.listAgents),
+		"POST /projects/{id}/cluster_agents":           s.inProject(registry.Access.Administer, s.createAgent),
+		"GET /projects/{id}/cluster_agents/{agent}":    s.ofAgent(registry.Access.ReadAgents, s.getAgent),
+		"DELETE /projects/{id}/cluster_agents/{agent}": s.ofAgent(registry.Access.Administer, s.deleteAgent),
+
+		"GET /projects/{id}/cluster_agents/{agent}/tokens":            s.ofAgent(registry.Access.ReadAgents, s.listTokens),
+		"POST /projects/{id}/cluster_agents/{agent}/tokens":           s.ofAgent(registry.Access.Administer, s.createToken),
+		"GET /projects/{id}/cluster_agents/{agent}/tokens/{token}":    s.ofAgent(registry.Access.ReadAgents, s.getToken),
+		"DELETE /projects/{id}/cluster_agents/{agent}/tokens/{token}": s.ofAgent(registry.Access.Administer, s.revokeToken),
+
+		"GET /projects/{id}/cluster_agents/{agent}/sync_status": s.ofAgent(registry.Access.ReadAgents, s.syncStatus),
+	} {
+		method, path, _ := strings.Cut(pattern, " ")
+		mux.Handle(method+" /api/v4"+path, s.serve(h))
+	}
+	mux.HandleFunc("/api/", func(w http.ResponseWriter, _ *http.Request) { jsonhttp.WriteError(w, jsonhttp.ErrNotFound) })
+}
+
+// serve finds out who calls, and turns errors into answers.
+func (s *Server) serve(h handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		user, err := s.authenticate(r)
+		if err == nil {
+			err = h(w, call{Request: r, user: user})
+		}
+		if err == nil {
+			return
+		}
+		answer := s.toAnswer(err)
+		if level, ok := logLevel(answer.Status); ok && r.Context().Err() == nil {
+			s.cfg.Log.Log(level, "API request failed", zap.String("method", r.Method), zap.String("path", r.URL.Path), zap.Error(err))
+		}
+		jsonhttp.WriteError(w, answer)
+	})
+}
+
+// logLevel of a failure; none for what is the caller's own.
+func logLevel(status int) (zapcore.Level, bool) {
+	switch {
+	case status == http.StatusServiceUnavailable: // a neighbour's fault
+		return zap.WarnLevel, true
+	case status >= http.StatusInternalServerError:
+		return zap.ErrorLevel, true
+	}
+	return 0, false
+}
+
+func (s *Server) authenticate(r *http.Request) (registry.User, error) {
+	token := r.Header.Get("PRIVATE-TOKEN")
+	if token == "" {
+		scheme, bearer, _ := strings.Cut(r.Header.Get("Authorization"), " ")
+		if strings.EqualFold(scheme, "Bearer") {
+			token = bearer
+		}
+	}
+	if token == "" {
+		return registry.User{}, jsonhttp.ErrUnauthorized
+	}
+	user, known, err := s.registry.UserByToken(r.Context(), token)
+	if err != nil {
+		return registry.User{}, err
+	}
+	reading := r.Method == http.MethodGet || r.Method == http.MethodHead
+	if !known.Allows(registry.ScopeAPI) && (!reading || !known.Allows(registry.ScopeReadAPI)) {
+		return registry.User{}, &jsonhttp.Error{Status: http.StatusForbidden, Message: "403 Forbidden - the token lacks the scope api"}
+	}
+	return user, nil
+}
+
+func (s *Server) toAnswer(err error) *jsonhttp.Error {
+	var answer *jsonhttp.Error
+	var invalid *registry.InvalidError
+	switch {
+	case errors.As(err, &answer):
+		return answer
+	case errors.As(err, &invalid):
+		return jsonhttp.BadRequest("%s", invalid.Error())
+	case errors.Is(err, registry.ErrUnauthorized):
+		return jsonhttp.ErrUnauthorized
+	case errors.Is(err, hosting.ErrForbidden):
+		return &jsonhttp.Error{Status: http.StatusForbidden, Message: "403 Forbidden - " + hosting.ErrForbidden.Error()}
+	case errors.Is(err, registry.ErrConflict):
+		return &jsonhttp.Error{Status: http.StatusConflict, Message: "409 Conflict - has already been taken"}
+	case errors.Is(err, registry.ErrNotFound):
+		return jsonhttp.ErrNotFound
+	case s.cfg.IsUnavailable(err):
+		return &jsonhttp.Error{Status: http.StatusServiceUnavailable, Message: "503 Service Unavailable - the Git storage (Gitaly) does not answer, try again soon"}
+	}
+	return &jsonhttp.Error{Status: http.StatusInternalServerError, Message: "500 Internal Server Error"}
+}
+
+func (s *Server) adminOnly(h handler) handler {
+	return func(w http.ResponseWriter, c call) error {
+		if !c.user.Admin {
+			return jsonhttp.ErrForbidden
+		}
+		return h(w, c)
+	}
+}
+
+// inProject finds the project that the path names and asks whether the caller may.
+func (s *Server) inProject(may func(registry.Access) bool, h func(http.ResponseWriter, call, registry.Project) error) handler {
+	return func(w http.ResponseWriter, c call) error {
+		p, err := s.registry.FindProject(c.Context(), c.PathValue("id"))
+		if errors.Is(err, registry.ErrNotFound) {
+			return jsonhttp.NotFound("Project")
+		}
+		if err != nil {
+			return err
+		}
+		access, err := s.registry.Access(c.Context(), &c.user, p)
+		switch {
+		case err != nil:
+			return err
+		case !access.See():
+			return jsonhttp.NotFound("Project")
+		case !may(access):
+			return jsonhttp.ErrForbidden
+		}
+		return h(w, c, p)
+	}
+}
+
+// ofAgent is inProject for an agent of the project.
+func (s *Server) ofAgent(may func(registry.Access) bool, h func(http.ResponseWriter, call, registry.Agent) error) handler {
+	return s.inProject(may, func(w http.ResponseWriter, c call, p registry.Project) error {
+		id, err := c.number("agent")
+		if err != nil {
+			return err
+		}
+		a, err := s.registry.Agent(c.Context(), id)
+		if errors.Is(err, registry.ErrNotFound) || (err == nil && a.Project.ID != p.ID) {
+			return jsonhttp.NotFound("Agent")
+		}
+		if err != nil {
+			return err
+		}
+		return h(w, c, a)
+	})
+}
+
+// number returns a part of the path that must be a number.
+func (c call) number(name string) (int64, error) {
+	n, err := strconv.ParseInt(c.PathValue(name), 10, 64)
+	if err != nil {
+		return 0, jsonhttp.BadRequest("%s is invalid: want a number", name)
+	}
+	return n, nil
+}

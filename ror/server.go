@@ -1,0 +1,189 @@
+package ror
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"go.uber.org/zap"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/kas-agentk/kas/internal/admin"
+	"github.com/kas-agentk/kas/ror/gitaly"
+	"github.com/kas-agentk/kas/ror/githttp"
+	"github.com/kas-agentk/kas/ror/hosting"
+	"github.com/kas-agentk/kas/ror/internalapi"
+	"github.com/kas-agentk/kas/ror/kasapi"
+	"github.com/kas-agentk/kas/ror/overview"
+	"github.com/kas-agentk/kas/ror/page"
+	"github.com/kas-agentk/kas/ror/registry"
+	"github.com/kas-agentk/kas/ror/rest"
+)
+
+const (
+	// requestTimeout bounds a request that is not Git's, body and answer included.
+	requestTimeout = time.Minute
+	// drainTimeout is how long requests in flight get when the server stops.
+	drainTimeout = 20 * time.Second
+	// readinessTimeout is how long the database may take to say that it is there.
+	readinessTimeout = 2 * time.Second
+)
+
+// Run serves until ctx ends, and returns when everything it started has ended.
+func Run(ctx context.Context, cfg Config, log *zap.Logger) (err error) {
+	if err := cfg.verify(); err != nil {
+		return err
+	}
+	secrets, err := cfg.readSecrets()
+	if err != nil {
+		return err
+	}
+	reg, err := registry.Open(ctx, registry.Config{Path: cfg.Database})
+	if err != nil {
+		return fmt.Errorf("--database: %w", err)
+	}
+	defer func() { err = errors.Join(err, reg.Close()) }()
+	if cfg.Bootstrap.User != "" {
+		if err := reg.Bootstrap(ctx, cfg.Bootstrap.User, secrets.password, secrets.token); err != nil {
+			return err
+		}
+	}
+	git, err := gitaly.NewClient(gitaly.Config{Address: cfg.GitalyAddress, Token: secrets.gitalyToken, Storage: cfg.GitalyStorage})
+	if err != nil {
+		return fmt.Errorf("--gitaly-address: %w", err)
+	}
+	defer func() { err = errors.Join(err, git.Close()) }()
+	kas, err := kasapi.NewClient(kasapi.Config{Address: cfg.KasAPIAddress, Secret: secrets.kas})
+	if err != nil {
+		return fmt.Errorf("--kas-api-address: %w", err)
+	}
+	defer func() { err = errors.Join(err, kas.Close()) }()
+	handler, err := newHandler(cfg, secrets, log, reg, git, kas)
+	if err != nil {
+		return err
+	}
+	l, err := new(net.ListenConfig).Listen(ctx, "tcp", cfg.ListenAddress)
+	if err != nil {
+		return fmt.Errorf("--listen-address: %w", err)
+	}
+	log.Info("ror serves", zap.Stringer("address", l.Addr()), zap.String("url", cfg.ExternalURL))
+	return serve(ctx, l, handler, log)
+}
+
+// serve serves on l until ctx ends, then lets requests in flight finish.
+func serve(ctx context.Context, l net.Listener, handler http.Handler, log *zap.Logger) error {
+	srv := &http.Server{
+		Handler:           handler,
+		ReadHeaderTimeout: 10 * time.Second,
+		IdleTimeout:       2 * time.Minute,
+		MaxHeaderBytes:    64 << 10,
+		ErrorLog:          zap.NewStdLog(log),
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error {
+		if err := srv.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+			return fmt.Errorf("serve: %w", err)
+		}
+		return nil
+	})
+	g.Go(func() error {
+		<-ctx.Done()
+		grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTimeout)
+		defer cancel()
+		if err := srv.Shutdown(grace); err != nil {
+			log.Warn("cut off requests that did not end in time", zap.Error(err))
+			return srv.Close() //nolint:wrapcheck // nothing to add
+		}
+		return nil
+	})
+	return g.Wait()
+}
+
+// newHandler wires the rooms.
+func newHandler(cfg Config, s secrets, log *zap.Logger, reg *registry.Registry, git *gitaly.Client, kas *kasapi.Client) (http.Handler, error) {
+	projects := hosting.NewProjects(reg, git)
+	view := overview.New(reg, kas)
+	isUnavailable := func(err error) bool { return errors.Is(err, gitaly.ErrUnavailable) }
+
+	pages, err := page.NewServer(page.Config{
+		ExternalURL: cfg.ExternalURL, KasAgentAddress: cfg.KasAgentAddress, IsUnavailable: isUnavailable, Log: log.Named("page"),
+	}, reg, projects, view)
+	if err != nil {
+		return nil, fmt.Errorf("pages: %w", err)
+	}
+	metrics := admin.NewRegistry()
+	instrument := instrumenter(metrics)
+
+	api := http.NewServeMux()
+	rest.NewServer(rest.Config{ExternalURL: cfg.ExternalURL, IsUnavailable: isUnavailable, Log: log.Named("rest")}, reg, projects, view).Register(api)
+	internal := http.NewServeMux()
+	internalapi.NewServer(internalapi.Config{
+		KasSecret: s.kas, ShellSecret: s.shell, ExternalURL: cfg.ExternalURL, Log: log.Named("internalapi"),
+	}, reg, git).Register(internal)
+
+	mux := http.NewServeMux()
+	mux.Handle("/api/", instrument("rest", api))
+	mux.Handle("/api/v4/internal/", instrument("internalapi", internal))
+	mux.Handle("/api/v4/job/", instrument("internalapi", internal))
+	mux.Handle("/", instrument("page", pages))
+	mux.Handle("GET /-/metrics", promhttp.HandlerFor(metrics, promhttp.HandlerOpts{}))
+	mux.HandleFunc("GET /-/liveness", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
+	mux.HandleFunc("GET /-/readiness", readiness(reg))
+
+	timed := withDeadline(mux)
+	gitServer := githttp.NewServer(githttp.Config{Log: log.Named("githttp")}, reg, git)
+	gitHandler := instrument("githttp", gitServer)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if gitServer.Handles(r) {
+			gitHandler.ServeHTTP(w, r)
+			return
+		}
+		timed.ServeHTTP(w, r)
+	}), nil
+}
+
+// instrumenter measures requests by room.
+func instrumenter(metrics *prometheus.Registry) func(room string, h http.Handler) http.Handler {
+	duration := prometheus.NewHistogramVec(prometheus.HistogramOpts{
+		Name:    "ror_http_request_duration_seconds",
+		Help:    "How long requests took, by the part of RoR that served them.",
+		Buckets: prometheus.ExponentialBuckets(0.001, 4, 8),
+	}, []string{"room", "code"})
+	metrics.MustRegister(duration)
+	return func(room string, h http.Handler) http.Handler {
+		return promhttp.InstrumentHandlerDuration(duration.MustCurryWith(prometheus.Labels{"room": room}), h)
+	}
+}
+
+// withDeadline bounds how long a client may take to send a request and to take the
+// answer. The server resets both deadlines before the next request.
+func withDeadline(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		control := http.NewResponseController(w)
+		deadline := time.Now().Add(requestTimeout)
+		if err := errors.Join(control.SetReadDeadline(deadline), control.SetWriteDeadline(deadline)); err != nil {
+			http.Error(w, "no deadlines on this connection", http.StatusInternalServerError)
+			return
+		}
+		ctx, cancel := context.WithDeadline(r.Context(), deadline)
+		defer cancel()
+		h.ServeHTTP(w, r.WithContext(ctx))
+	})
+}
+
+func readiness(reg *registry.Registry) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		ctx, cancel := context.WithTimeout(r.Context(), readinessTimeout)
+		defer cancel()
+		if err := reg.Ready(ctx); err != nil {
+			http.Error(w, "database: "+err.Error(), http.StatusServiceUnavailable)
+			return
+		}
+		fmt.Fprintln(w, "ok")
+	}
+}
