@@ -89,7 +89,7 @@ func New(cfg Config, engine Engine, elector Elector) (*Agent, error) {
 		elector:    elector,
 		metrics:    metrics,
 		link:       &link{metrics: metrics},
-		instanceID: int64(binary.BigEndian.Uint64(id[:]) >> 1), //nolint:gosec // fits, having lost a bit
+		instanceID: int64(binary.BigEndian.Uint64(id[:]) >> 1),
 	}
 	if a.conn, err = newConn(&a.cfg); err != nil {
 		return nil, err
@@ -129,7 +129,7 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 		return nil
 	})
 	g.Go(func() error { return a.lead(ctx) })
-	return g.Wait() //nolint:wrapcheck // each says what it is
+	return g.Wait()
 }
 
 func (a *Agent) meta(ctx context.Context) *agentrpc.AgentMeta {
@@ -176,7 +176,7 @@ func (a *Agent) leadAs(ctx context.Context, agentID int64) error {
 		})
 	})
 	if err := g.Wait(); err != nil && !errors.Is(err, errOtherAgent) {
-		return err //nolint:wrapcheck // says what it is
+		return err
 	}
 	return nil
 }

@@ -128,7 +128,7 @@ func get(t *testing.T, url string) (int, string) {
 	transport := &http.Transport{DisableKeepAlives: true}
 	resp, err := transport.RoundTrip(req)
 	require.NoError(t, err)
-	defer resp.Body.Close()
+	defer func() { require.NoError(t, resp.Body.Close()) }()
 	body := make([]byte, 64<<10)
 	n, _ := resp.Body.Read(body)
 	return resp.StatusCode, string(body[:n])

@@ -27,14 +27,18 @@ type options struct {
 	observability string
 	logging       logging.Options
 	kube          *genericclioptions.ConfigFlags
+	// capture has what libraries log appear in the agent's log.
+	capture func(*logLevels)
 }
 
 // Main runs agentk as this process and returns its exit status.
-func Main() int { return program.Main(NewCommand()) }
+func Main() int { return program.Main(newCommand(captureLogs)) }
 
-// NewCommand returns the command agentk.
-func NewCommand() *cobra.Command {
-	o := &options{logging: logging.DefaultOptions(), kube: genericclioptions.NewConfigFlags(true)}
+// NewCommand returns the command agentk, for a process that has more to do.
+func NewCommand() *cobra.Command { return newCommand(func(*logLevels) {}) }
+
+func newCommand(capture func(*logLevels)) *cobra.Command {
+	o := &options{logging: logging.DefaultOptions(), kube: genericclioptions.NewConfigFlags(true), capture: capture}
 	o.kube.CacheDir = nil // nothing is cached on disk
 	cmd := &cobra.Command{
 		Use:   "agentk --kas-address=grpcs://HOST:PORT --token-file=FILE",
@@ -87,7 +91,8 @@ func (o *options) run(ctx context.Context) (err error) {
 	if err != nil {
 		return program.Usage(err)
 	}
-	levels := captureLogs(log, level)
+	levels := newLogLevels(log, level)
+	o.capture(levels)
 	dir, err := openStateDir(o.stateDir)
 	if err != nil {
 		return err
@@ -162,7 +167,7 @@ func runOver(ctx context.Context, base, top func(context.Context) error) error {
 		defer stopBase()
 		return top(ctx)
 	})
-	return g.Wait() //nolint:wrapcheck // both say what they are
+	return g.Wait()
 }
 
 // listen listens on address; nil for the empty address.

@@ -120,7 +120,8 @@ func (e *leaseElector) term(ctx context.Context, agentID int64, work func(contex
 		e.cfg.Log.Info("Leading", zap.String("lease", e.cfg.Namespace+"/"+name), zap.String("identity", e.cfg.Identity))
 		workCtx, stop := context.WithCancel(ctx)
 		defer stop()
-		defer context.AfterFunc(leading, stop)()
+		unhook := context.AfterFunc(leading, stop) //nolint:contextcheck // the lease's context, beside ctx
+		defer unhook()
 		work(workCtx)
 		if ctx.Err() == nil {
 			e.cfg.Log.Warn("No longer leading: the lease could not be renewed", zap.String("lease", e.cfg.Namespace+"/"+name))

@@ -60,7 +60,7 @@ func keepOpen(ctx context.Context, log *zap.Logger, policies reopenPolicies, ope
 	try := func(ctx context.Context) error {
 		err := open(ctx)
 		if ctx.Err() != nil {
-			return nil
+			return nil //nolint:nilerr // the end of ctx is no failure
 		}
 		if err == nil {
 			err = io.EOF // kas ended the stream, which is no error to it

@@ -49,11 +49,11 @@ func newKubernetes(flags *genericclioptions.ConfigFlags, namespace, identity str
 	}
 	objects, err := cache.New(cache.Config{RESTConfig: restConfig, FieldManager: cluster.FieldManager, Log: cfg.Log})
 	if err != nil {
-		return nil, err //nolint:wrapcheck // says what it is
+		return nil, err
 	}
 	c, err := cluster.New(cluster.Config{RESTConfig: restConfig, Namespace: namespace, Cache: objects})
 	if err != nil {
-		return nil, err //nolint:wrapcheck // says what it is
+		return nil, err
 	}
 	return &kubernetes{engine: clusterEngine{cluster: c}, elector: elector, version: ask, Run: objects.Run}, nil
 }
@@ -106,10 +106,10 @@ var _ Engine = clusterEngine{}
 
 // Run implements Engine.
 func (e clusterEngine) Run(ctx context.Context, p gitops.Project, d gitops.Desired, o gitops.Observer) (gitops.Result, error) {
-	return gitops.Run(ctx, e.cluster, p, d, o) //nolint:wrapcheck // the worker does
+	return gitops.Run(ctx, e.cluster, p, d, o)
 }
 
 // Watch implements Engine.
 func (e clusterEngine) Watch(ctx context.Context, p gitops.Project, r gitops.Result, o gitops.Observer, cfg gitops.WatchConfig) error {
-	return gitops.Watch(ctx, e.cluster, p, r, o, cfg) //nolint:wrapcheck // the worker does
+	return gitops.Watch(ctx, e.cluster, p, r, o, cfg)
 }

@@ -19,15 +19,17 @@ type logLevels struct {
 	flag zapcore.Level
 }
 
-// captureLogs has the process's libraries log to log. It must be called once, before
-// the libraries are used.
-func captureLogs(log *zap.Logger, own zap.AtomicLevel) *logLevels {
-	levels := &logLevels{log: log, own: own, grpc: zap.NewAtomicLevelAt(zapcore.ErrorLevel), flag: own.Level()}
-	klog.SetLogger(newKlogger(log))
-	grpclog.SetLoggerV2(zapgrpc.NewLogger(log.Named("grpc").WithOptions(zap.WrapCore(func(core zapcore.Core) zapcore.Core {
+func newLogLevels(log *zap.Logger, own zap.AtomicLevel) *logLevels {
+	return &logLevels{log: log, own: own, grpc: zap.NewAtomicLevelAt(zapcore.ErrorLevel), flag: own.Level()}
+}
+
+// captureLogs has the process's libraries log to the agent's own log. It is for Main
+// alone: the libraries want it once, before they are used.
+func captureLogs(levels *logLevels) {
+	klog.SetLogger(newKlogger(levels.log))
+	grpclog.SetLoggerV2(zapgrpc.NewLogger(levels.log.Named("grpc").WithOptions(zap.WrapCore(func(core zapcore.Core) zapcore.Core {
 		return levelled{Core: core, level: levels.grpc}
 	}))))
-	return levels
 }
 
 // apply takes the levels from the configuration.

@@ -219,7 +219,7 @@ func (w *worker) sleep(ctx context.Context, d time.Duration) error {
 	defer timer.Stop()
 	select {
 	case <-ctx.Done():
-		return ctx.Err() //nolint:wrapcheck // the callers end on it
+		return ctx.Err()
 	case <-timer.C():
 		return nil
 	}

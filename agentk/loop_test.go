@@ -96,7 +96,7 @@ func TestLoop_TriesAgainWhenTheRunCannotGoOn(t *testing.T) {
 
 func TestLoop_FailedObjectsAreTriedAgainWithoutANewCommit(t *testing.T) {
 	engine := newFakeEngine()
-	engine.run = func(_ context.Context, n int, d gitops.Desired, o gitops.Observer) (gitops.Result, error) {
+	engine.run = func(_ context.Context, n int, _ gitops.Desired, _ gitops.Observer) (gitops.Result, error) {
 		return gitops.Result{Total: 2, Failed: max(0, 3-n)}, nil
 	}
 	r := startLoop(t, project("a"), engine)
@@ -127,7 +127,7 @@ func TestLoop_FailedObjectsAreTriedAgainWithoutANewCommit(t *testing.T) {
 
 func TestLoop_NewerSetCutsAWaitShort(t *testing.T) {
 	engine := newFakeEngine()
-	engine.run = func(_ context.Context, n int, d gitops.Desired, o gitops.Observer) (gitops.Result, error) {
+	engine.run = func(_ context.Context, _ int, d gitops.Desired, o gitops.Observer) (gitops.Result, error) {
 		if d.Commit == "c1" {
 			return gitops.Result{}, gitops.ErrUnavailable
 		}

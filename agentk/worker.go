@@ -101,7 +101,7 @@ func (w *worker) connect(ctx context.Context) error {
 		}
 		return fmt.Errorf("report: %w", err)
 	})
-	return g.Wait() //nolint:wrapcheck // both say what they are
+	return g.Wait()
 }
 
 // receive hands sets on to the loop until the stream ends.

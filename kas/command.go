@@ -1,8 +1,6 @@
 package kas
 
 import (
-	"fmt"
-
 	"github.com/spf13/cobra"
 	"go.uber.org/zap"
 
@@ -37,7 +35,7 @@ func NewCommand() *cobra.Command {
 			defer func() { _ = log.Sync() }() // standard error often cannot be synced
 			log.Info("kas starts", zap.String("version", version.String()))
 			if err := Run(cmd.Context(), Options{Configuration: cfg, Log: log}); err != nil {
-				return fmt.Errorf("kas ended: %w", err)
+				return err
 			}
 			log.Info("kas has ended")
 			return nil

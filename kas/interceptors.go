@@ -133,7 +133,8 @@ func (d *drain) hasBegun() bool {
 func (d *drain) stream(srv any, stream grpc.ServerStream, _ *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
 	ctx, cancel := context.WithCancel(stream.Context())
 	defer cancel()
-	defer d.enter(cancel)()
+	leave := d.enter(cancel)
+	defer leave()
 	err := handler(srv, &drainedStream{ServerStream: stream, ctx: ctx})
 	if err != nil && d.hasBegun() {
 		return errDraining

@@ -44,7 +44,6 @@ func newServer(cfg serverConfig) *grpc.Server {
 			PermitWithoutStream: true,
 		}),
 		grpc.MaxRecvMsgSize(grpctool.MaxMessageSize),
-		grpc.SharedWriteBuffer(true),
 		grpc.ReadBufferSize(readBuffer),
 		grpc.ChainUnaryInterceptor(cfg.unary...),
 		grpc.ChainStreamInterceptor(cfg.stream...),

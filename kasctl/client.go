@@ -22,7 +22,7 @@ const (
 	// maxResponse is the largest answer, in bytes, that is read.
 	maxResponse = 256 << 20
 	// tokenHeader carries the personal access token.
-	tokenHeader = "PRIVATE-TOKEN" //nolint:gosec // a header's name
+	tokenHeader = "PRIVATE-TOKEN"
 )
 
 var (

@@ -157,7 +157,7 @@ func (s *statusOptions) runWatch(ctx context.Context, c *client, out io.Writer) 
 	for {
 		statuses, err := s.fetch(ctx, c, s.objects)
 		if ctx.Err() != nil {
-			return nil
+			return nil //nolint:nilerr // the end of ctx is how watching ends
 		}
 		if err != nil && !errors.As(err, &passingError{}) {
 			return err

@@ -49,6 +49,19 @@ func isMarker(line []byte, marker string) bool {
 	return ok && (len(rest) == 0 || bytes.IndexByte([]byte(" \t\r\n"), rest[0]) >= 0)
 }
 
+// isBlank tells whether a document's text holds nothing but comments.
+func isBlank(text []byte) bool {
+	if isMarker(text, "---") {
+		text = text[len("---"):]
+	}
+	for line := range bytes.Lines(text) {
+		if trimmed := bytes.TrimSpace(line); len(trimmed) > 0 && trimmed[0] != '#' {
+			return false
+		}
+	}
+	return true
+}
+
 // isPreamble tells whether text holds only what may stand before a document's
 // "---": directives, comments and empty lines.
 func isPreamble(text []byte) bool {

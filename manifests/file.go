@@ -86,7 +86,15 @@ func (f *file) parseJSON(data []byte) bool {
 }
 
 func (f *file) parseYAML(data []byte) {
+	documents := 0
 	for _, c := range split(data) {
+		if isBlank(c.text) {
+			continue
+		}
+		if documents++; documents > f.limits.MaxObjects {
+			f.error(mistakef(c.line, "the file has more documents than the limit of %d objects: this one and what follows it is left out", f.limits.MaxObjects))
+			return
+		}
 		doc, err := parseYAML(c, f.limits)
 		if err != nil {
 			f.error(err)

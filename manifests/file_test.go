@@ -119,6 +119,7 @@ func TestParseFile_Mistakes(t *testing.T) {
 	limits.MaxFileSize = 20_000
 	limits.MaxObjectSize = 1_000
 	limits.MaxAliasSize = 2_000
+	limits.MaxObjects = 30
 	tests := map[string]struct {
 		path, data string
 		want       []string
@@ -194,6 +195,7 @@ func TestParseFile_Mistakes(t *testing.T) {
 			want: []string{"a.yaml:1: metadata.generateName would create another object at every sync: set metadata.name instead"},
 		},
 		"a text":             {data: "hello\n", want: []string{`a.yaml:1: not a Kubernetes object but the text "hello": an object is a map with apiVersion, kind and metadata`}},
+		"dashes and a text":  {data: "---#x\n", want: []string{`a.yaml:1: not a Kubernetes object but the text "---#x": an object is a map with apiVersion, kind and metadata`}},
 		"a list":             {data: "- a\n", want: []string{"a.yaml:1: not a Kubernetes object but a list: an object is a map with apiVersion, kind and metadata"}},
 		"a list with a text": {data: "apiVersion: v1\nkind: List\nitems:\n- foo\n", want: []string{`a.yaml:4: an item of the List is not a Kubernetes object but the text "foo"`}},
 		"a kustomization": {
@@ -218,6 +220,11 @@ func TestParseFile_Mistakes(t *testing.T) {
 		"an alias bomb": {
 			data: "a: &a [x,x,x,x,x,x,x,x]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a]\nc: &c [*b,*b,*b,*b,*b,*b,*b,*b]\nd: &d [*c,*c,*c,*c,*c,*c,*c,*c]\ne: [*d,*d,*d,*d,*d,*d,*d,*d]\n",
 			want: []string{"a.yaml:1: aliases expand to more than the limit of 2000 bytes: write the values out, or split the document"},
+		},
+		"more documents than a set may have objects": {
+			data:  strings.Repeat("---\n", 50) + strings.Repeat("--- {apiVersion: v1, kind: ConfigMap, metadata: {name: a}}\n", 31),
+			want:  []string{"a.yaml:81: the file has more documents than the limit of 30 objects: this one and what follows it is left out"},
+			found: repeated(30, func(i int) string { return fmt.Sprintf("%d ConfigMap /a", 51+i) }),
 		},
 		"more mistakes than are worth telling": {
 			data: strings.Repeat("---\nx\n", maxFileErrors+2),

@@ -63,7 +63,7 @@ func Run(ctx context.Context, cfg Config, log *zap.Logger) (err error) {
 		return fmt.Errorf("--kas-api-address: %w", err)
 	}
 	defer func() { err = errors.Join(err, kas.Close()) }()
-	handler, err := newHandler(cfg, secrets, log, reg, git, kas)
+	handler, err := newHandler(cfg, secrets, log, reg, git, kas) //nolint:contextcheck // handlers use their requests' contexts
 	if err != nil {
 		return err
 	}
@@ -97,7 +97,7 @@ func serve(ctx context.Context, l net.Listener, handler http.Handler, log *zap.L
 		defer cancel()
 		if err := srv.Shutdown(grace); err != nil {
 			log.Warn("cut off requests that did not end in time", zap.Error(err))
-			return srv.Close() //nolint:wrapcheck // nothing to add
+			return srv.Close()
 		}
 		return nil
 	})

@@ -103,3 +103,23 @@ func TestKubernetesVersion_IsThatOfTheModule(t *testing.T) {
 	require.NoError(t, err)
 	require.Contains(t, string(data), "k8s.io/kubernetes "+kubernetesVersion+"\n")
 }
+
+func TestHushedGit_DoesAsGitWithoutTheWarning(t *testing.T) {
+	plain, err := exec.LookPath("git")
+	require.NoError(t, err)
+	g := &Gitaly{Dir: t.TempDir()}
+	hushed, err := g.hushedGit(plain)
+	require.NoError(t, err)
+	repository := filepath.Join(t.TempDir(), "a name with 'quotes' and $spaces")
+	for _, args := range [][]string{
+		{"init", "--quiet", repository},
+		{"-c", "core.fsyncObjectFiles=true", "-C", repository, "hash-object", "-w", "--stdin"},
+	} {
+		cmd := exec.CommandContext(t.Context(), hushed, args...)
+		var stderr bytes.Buffer
+		cmd.Stderr = &stderr
+		require.NoError(t, cmd.Run(), stderr.String())
+		require.Empty(t, stderr.String())
+	}
+	require.DirExists(t, filepath.Join(repository, ".git"))
+}

@@ -2,7 +2,6 @@ package sandbox
 
 import (
 	"context"
-	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
@@ -42,6 +41,10 @@ type GitalyConfig struct {
 	SecretFile string
 	// Socket makes it listen on a Unix socket instead of a port.
 	Socket bool
+	// HushGit keeps git 2.36 and newer from warning every pusher of a setting that
+	// this Gitaly gives it by its old name. It costs a shell for each git, about a
+	// millisecond, so it is for people to look at, not to measure with.
+	HushGit bool
 	// CacheDir and Progress are those of BuildConfig.
 	CacheDir string
 	Progress io.Writer
@@ -121,6 +124,11 @@ func (g *Gitaly) prepare(git string) error {
 	if err := g.prepareFiles(); err != nil {
 		return err
 	}
+	if g.cfg.HushGit {
+		if git, err = g.hushedGit(git); err != nil {
+			return err
+		}
+	}
 	if g.ports, err = ports.Open(filepath.Join(g.Dir, "ports.json")); err != nil {
 		return err
 	}
@@ -156,92 +164,6 @@ func (g *Gitaly) prepare(git string) error {
 	return nil
 }
 
-// prepareFiles makes folders and secrets.
-func (g *Gitaly) prepareFiles() error {
-	g.StorageDir = filepath.Join(g.Dir, "repositories")
-	// Ruby and GitLab Shell are not there, but their folders must be.
-	for _, dir := range []string{g.StorageDir, g.path("ruby"), g.path("gitlab-shell"), g.path("hooks"), g.path("logs")} {
-		if err := os.MkdirAll(dir, 0o700); err != nil {
-			return err //nolint:wrapcheck // it names the path
-		}
-	}
-	if err := os.WriteFile(g.path("languages.json"), []byte("{}"), 0o600); err != nil {
-		return err //nolint:wrapcheck // it names the path
-	}
-	g.TokenFile = g.path("token")
-	var err error
-	if g.Token, err = EnsureSecret(g.TokenFile); err != nil {
-		return err
-	}
-	g.SecretFile = g.cfg.SecretFile
-	if g.SecretFile == "" {
-		g.SecretFile = g.path("gitlab-shell-secret")
-	}
-	if _, err = EnsureSecret(g.SecretFile); err != nil {
-		return err
-	}
-	g.runDir = g.path("run")
-	if len(g.runDir) > longestRunDir {
-		if g.runDir, err = os.MkdirTemp("", "gitaly-run-"); err != nil {
-			return fmt.Errorf("make a directory: %w", err)
-		}
-		return nil
-	}
-	if err := os.MkdirAll(g.runDir, 0o700); err != nil {
-		return err //nolint:wrapcheck // it names the path
-	}
-	return nil
-}
-
-// config is the text of config.toml.
-func (g *Gitaly) config(listen, metrics, git string) string {
-	url := g.cfg.GitLabURL
-	if url == "" {
-		url = "http://127.0.0.1:1" // reserved: nobody listens there
-	}
-	return strings.Join([]string{
-		listen,
-		"prometheus_listen_addr = " + quote(metrics),
-		"bin_dir = " + quote(g.programs.GitalyDir),
-		"runtime_dir = " + quote(g.runDir),
-		// A client that keeps a connection open must not hold up the end.
-		`graceful_restart_timeout = "2s"`,
-		"",
-		"[logging]",
-		`level = "warn"`,
-		"",
-		"[git]",
-		"bin_path = " + quote(git),
-		"",
-		"[[storage]]",
-		"name = " + quote(StorageName),
-		"path = " + quote(g.StorageDir),
-		"",
-		"[auth]",
-		"token = " + quote(g.Token),
-		"",
-		"[gitaly-ruby]",
-		"dir = " + quote(g.path("ruby")),
-		"linguist_languages_path = " + quote(g.path("languages.json")),
-		"",
-		"[gitlab-shell]",
-		"dir = " + quote(g.path("gitlab-shell")),
-		"",
-		"[hooks]",
-		"custom_hooks_dir = " + quote(g.path("hooks")),
-		"",
-		"[gitlab]",
-		"url = " + quote(url),
-		"secret_file = " + quote(g.SecretFile),
-		"",
-		"[daily_maintenance]",
-		"disabled = true",
-		"",
-	}, "\n")
-}
-
-func (g *Gitaly) path(name string) string { return filepath.Join(g.Dir, name) }
-
 // healthy asks Gitaly's health service.
 func (g *Gitaly) healthy(ctx context.Context) error {
 	target := strings.TrimPrefix(g.Address, "tcp://")
@@ -260,24 +182,4 @@ func (g *Gitaly) healthy(ctx context.Context) error {
 		return fmt.Errorf("%s says %s", g.Address, resp.GetStatus())
 	}
 	return nil
-}
-
-// quote is a TOML string. Go's quoting of paths and hexadecimal is TOML's too.
-func quote(s string) string { return fmt.Sprintf("%q", s) }
-
-// EnsureSecret returns what the file holds, trimmed. Where there is no such file it
-// writes the base64 of 32 random bytes first, which suits all parts of the system.
-func EnsureSecret(path string) (string, error) {
-	data, err := os.ReadFile(path)
-	if err == nil {
-		return strings.TrimSpace(string(data)), nil
-	}
-	if !errors.Is(err, os.ErrNotExist) {
-		return "", fmt.Errorf("read secret: %w", err)
-	}
-	secret := base64.StdEncoding.EncodeToString(randomBytes(32))
-	if err := os.WriteFile(path, []byte(secret+"\n"), 0o600); err != nil {
-		return "", fmt.Errorf("write secret: %w", err)
-	}
-	return secret, nil
 }

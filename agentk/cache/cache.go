@@ -14,6 +14,7 @@ import (
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/metadata"
 	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/cache"
 	"k8s.io/utils/clock"
 
 	"github.com/kas-agentk/kas/inventory"
@@ -52,8 +53,10 @@ type Cache struct {
 	// starts hands followed resources to Run.
 	starts chan *resource
 
-	mu          sync.Mutex
-	resources   map[schema.GroupResource]*resource
+	mu        sync.Mutex
+	resources map[schema.GroupResource]*resource
+	// previous objects of resources whose informer failed and was dropped.
+	previous    map[schema.GroupResource]cache.Store
 	subscribers map[int]Handler
 	next        int
 }
@@ -85,6 +88,7 @@ func New(cfg Config) (*Cache, error) {
 		cfg: cfg, dynamic: dyn, metadata: md,
 		starts:      make(chan *resource),
 		resources:   map[schema.GroupResource]*resource{},
+		previous:    map[schema.GroupResource]cache.Store{},
 		subscribers: map[int]Handler{},
 	}, nil
 }
@@ -140,7 +144,7 @@ func (c *Cache) Ensure(ctx context.Context, mappings []*meta.RESTMapping) map[sc
 		if r.useless() {
 			// The next Ensure tries at once instead of waiting for the informer's
 			// own backoff.
-			c.drop(r)
+			c.drop(r, true)
 		}
 	}
 	return failed
@@ -154,6 +158,8 @@ func (c *Cache) follow(m *meta.RESTMapping) *resource {
 	r, ok := c.resources[gr]
 	if !ok {
 		r = c.newResource(m)
+		r.previous = c.previous[gr]
+		delete(c.previous, gr)
 		c.resources[gr] = r
 	}
 	r.used = c.cfg.Clock.Now()
@@ -180,13 +186,17 @@ func (c *Cache) start(ctx context.Context, r *resource) error {
 	}
 }
 
-// drop stops following a resource.
-func (c *Cache) drop(r *resource) {
+// drop stops following a resource. Where it is to be followed again soon, keep what
+// is known of its objects.
+func (c *Cache) drop(r *resource, keep bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	gr := r.mapping.Resource.GroupResource()
 	if c.resources[gr] == r {
 		delete(c.resources, gr)
+		if keep {
+			c.previous[gr] = r.known()
+		}
 	}
 	r.stop()
 }
@@ -202,7 +212,7 @@ func (c *Cache) reap(now time.Time) {
 	}
 	c.mu.Unlock()
 	for _, r := range idle {
-		c.drop(r)
+		c.drop(r, false)
 	}
 }
 
@@ -211,14 +221,19 @@ func (c *Cache) reap(now time.Time) {
 func (c *Cache) Get(gr schema.GroupResource, namespace, name string) (*unstructured.Unstructured, inventory.Hash, bool) {
 	c.mu.Lock()
 	r, ok := c.resources[gr]
+	previous := c.previous[gr]
 	if ok {
 		r.used = c.cfg.Clock.Now()
 	}
 	c.mu.Unlock()
-	if !ok {
+	switch {
+	case ok:
+		return lookUp(r.known(), namespace, name)
+	case previous != nil:
+		return lookUp(previous, namespace, name)
+	default:
 		return nil, inventory.Hash{}, false
 	}
-	return r.get(namespace, name)
 }
 
 // Subscribe has h called for every change of every resource that is followed, until

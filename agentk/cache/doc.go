@@ -12,6 +12,6 @@
 //     longer, known.
 //   - What Get returns is shared and must not be changed.
 //
-// Run owns all goroutines. Callbacks come from the informers' goroutines, one at a
-// time per resource, and must not block.
+// Run owns all goroutines. Callbacks come from the informers' goroutines and from
+// those that call Ensure. They must not block.
 package cache

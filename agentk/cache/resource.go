@@ -2,19 +2,13 @@ package cache
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"sync"
 	"time"
 
 	"go.uber.org/zap"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/runtime/schema"
-	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/tools/cache"
 
 	"github.com/kas-agentk/kas/inventory"
@@ -37,47 +31,15 @@ type resource struct {
 	failing error
 	// changed is closed, and replaced, when failing changes.
 	changed chan struct{}
+	// previous holds the objects as the informer before this one knew them, until
+	// this one knows better; nil: there was none, or it does.
+	previous cache.Store
 }
 
 func (c *Cache) newResource(m *meta.RESTMapping) *resource {
 	r := &resource{cache: c, mapping: m, quit: make(chan struct{}), changed: make(chan struct{})}
-	var expected runtime.Object = &unstructured.Unstructured{}
-	client := any(c.dynamic)
-	list := func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
-		return c.dynamic.Resource(m.Resource).List(ctx, o)
-	}
-	open := func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
-		return c.dynamic.Resource(m.Resource).Watch(ctx, o)
-	}
-	if metadataOnly(m.Resource.GroupResource()) {
-		expected, client = &metav1.PartialObjectMetadata{}, c.metadata
-		list = func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
-			return c.metadata.Resource(m.Resource).List(ctx, o)
-		}
-		open = func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
-			return c.metadata.Resource(m.Resource).Watch(ctx, o)
-		}
-	}
-	lw := &cache.ListWatch{
-		ListWithContextFunc: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
-			l, err := list(ctx, o)
-			if ctx.Err() == nil {
-				r.opened(err)
-			}
-			return l, err
-		},
-		WatchFuncWithContext: func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
-			w, err := open(ctx, o)
-			// Where an API does not know how to stream a list, a plain list follows.
-			streaming := o.SendInitialEvents != nil && *o.SendInitialEvents
-			if ctx.Err() == nil && (!streaming || !isAPIStatus(err)) {
-				r.opened(err)
-			}
-			return w, err
-		},
-	}
-	r.informer = cache.NewSharedIndexInformerWithOptions(
-		cache.ToListWatcherWithWatchListSemantics(lw, client), expected, cache.SharedIndexInformerOptions{})
+	lw, expected := c.source(m.Resource, r.opened)
+	r.informer = cache.NewSharedIndexInformerWithOptions(lw, expected, cache.SharedIndexInformerOptions{})
 	r.wire()
 	return r
 }
@@ -155,6 +117,7 @@ func (r *resource) wait(ctx context.Context, deadline <-chan time.Time) error {
 			return fmt.Errorf("list and watch %s: %w", gr, failing)
 		}
 		if cache.IsDone(synced) {
+			r.caughtUp()
 			return nil
 		}
 		select {
@@ -168,32 +131,20 @@ func (r *resource) wait(ctx context.Context, deadline <-chan time.Time) error {
 	}
 }
 
-// useless says that the informer has failed in a way in which it had better be
-// replaced: before it knew anything, or because the API server no longer lets us.
+// useless says that the informer had better be replaced: it would wait for ever
+// longer before it tries again.
 func (r *resource) useless() bool {
 	_, failing := r.state()
-	return failing != nil && (!r.informer.HasSynced() || isAPIStatus(failing) && !passing(failing))
+	return failing != nil && (!r.informer.HasSynced() || !passing(failing))
 }
 
-// passing says that an error is part of a watch's normal life: what is known stays
-// good enough while the informer opens the next one.
-func passing(err error) bool {
-	return isAPIStatus(err) && !apierrors.IsNotFound(err) && !apierrors.IsForbidden(err) &&
-		!apierrors.IsUnauthorized(err) && !apierrors.IsMethodNotSupported(err)
-}
-
-// isAPIStatus says that the API server has answered.
-func isAPIStatus(err error) bool {
-	var status apierrors.APIStatus
-	return errors.As(err, &status)
-}
-
-func (r *resource) get(namespace, name string) (*unstructured.Unstructured, inventory.Hash, bool) {
+// lookUp finds an object in a store of items.
+func lookUp(store cache.Store, namespace, name string) (*unstructured.Unstructured, inventory.Hash, bool) {
 	key := name
 	if namespace != "" {
 		key = namespace + "/" + name
 	}
-	obj, ok, err := r.informer.GetStore().GetByKey(key)
+	obj, ok, err := store.GetByKey(key)
 	if err != nil || !ok {
 		return nil, inventory.Hash{}, false
 	}
@@ -204,8 +155,32 @@ func (r *resource) get(namespace, name string) (*unstructured.Unstructured, inve
 	return it.Unstructured, it.ownership, true
 }
 
-// metadataOnly says that nobody needs more than the metadata of these objects, which
-// may be large and secret.
-func metadataOnly(gr schema.GroupResource) bool {
-	return gr.Group == "" && (gr.Resource == "configmaps" || gr.Resource == "secrets")
+// known is where the objects are.
+func (r *resource) known() cache.Store {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.previous != nil && !r.informer.HasSynced() {
+		return r.previous
+	}
+	return r.informer.GetStore()
+}
+
+// caughtUp tells subscribers of what has gone since the informer before this one
+// stopped; this one never saw it.
+func (r *resource) caughtUp() {
+	r.mu.Lock()
+	previous := r.previous
+	r.previous = nil
+	r.mu.Unlock()
+	if previous == nil {
+		return
+	}
+	for _, key := range previous.ListKeys() {
+		if _, ok, err := r.informer.GetStore().GetByKey(key); ok || err != nil {
+			continue
+		}
+		if namespace, name, err := cache.SplitMetaNamespaceKey(key); err == nil {
+			r.cache.notify(r.mapping.Resource.GroupResource(), namespace, name, "")
+		}
+	}
 }

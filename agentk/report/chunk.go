@@ -59,7 +59,7 @@ func objectStatus(s gitops.ObjectStatus) *syncstatus.ObjectStatus {
 		Health:     healths[s.Health],
 		Message:    clip(s.Message),
 		SourcePath: s.Position.Path,
-		SourceLine: uint32(max(0, s.Position.Line)), //nolint:gosec // a line of a file
+		SourceLine: uint32(max(0, s.Position.Line)),
 	}
 }
 

@@ -89,7 +89,7 @@ func faults(s summary) []string {
 	}
 	switch {
 	case o.FileErrors > 0:
-		faults = append(faults, fmt.Sprintf("%d mistakes in the repository; nothing is pruned until they are mended", o.FileErrors))
+		faults = append(faults, "nothing is pruned until the mistakes in the repository are mended")
 	case !o.Complete && o.HeldBack == "":
 		faults = append(faults, "the repository could not be read in full; nothing is pruned until it can be")
 	}
@@ -99,7 +99,7 @@ func faults(s summary) []string {
 	if len(s.late) > 0 {
 		faults = append(faults, fmt.Sprintf("%s not healthy in time: %s", countOf(len(s.late)), names(s.late)))
 	} else if s.unhealthy > 0 {
-		faults = append(faults, fmt.Sprintf("%s failed after being applied", countOf(s.unhealthy)))
+		faults = append(faults, countOf(s.unhealthy)+" failed after being applied")
 	}
 	return faults
 }

@@ -44,7 +44,7 @@ func TestVerdict(t *testing.T) {
 		},
 		{
 			"files are at fault", summary{phase: phaseRan, outcome: Outcome{Result: gitops.Result{Total: 2}, FileErrors: 2}, applied: 2, ready: true},
-			syncstatus.State_STATE_PARTIAL, "2 mistakes in the repository; nothing is pruned until they are mended",
+			syncstatus.State_STATE_PARTIAL, "nothing is pruned until the mistakes in the repository are mended",
 		},
 		{
 			"objects are late", summary{phase: phaseRan, outcome: good, applied: 3, late: []inventory.ID{deployment("a"), deployment("b"), deployment("c"), deployment("d")}},

@@ -23,7 +23,7 @@ func (r *Reporter) Stream(ctx context.Context, send func(*agentrpc.Report) error
 	for {
 		select {
 		case <-ctx.Done():
-			return ctx.Err() //nolint:wrapcheck // documented
+			return ctx.Err()
 		case <-r.wake:
 		}
 		for _, report := range r.take() {
@@ -43,7 +43,7 @@ func (r *Reporter) pause(ctx context.Context) error {
 	defer timer.Stop()
 	select {
 	case <-ctx.Done():
-		return ctx.Err() //nolint:wrapcheck // documented by Stream
+		return ctx.Err()
 	case <-timer.C():
 		return nil
 	}

@@ -2,6 +2,7 @@ package engine_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"testing"
 	"time"
@@ -95,7 +96,7 @@ func TestRun_DefinitionDeletedBySomebodyElse(t *testing.T) {
 		l := newLog()
 		result, err := gitops.Run(t.Context(), a.cluster, a.project, desired(t, definition, gizmo), l)
 		if err != nil || result.Failed > 0 {
-			return fmt.Errorf("%w: %d failed, %v: %+v", errNotSo, result.Failed, err, l.newest)
+			return fmt.Errorf("%w: %d failed: %+v", errors.Join(errNotSo, err), result.Failed, l.newest)
 		}
 		return nil
 	})

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"path/filepath"
 	"testing"
 
 	"go.uber.org/goleak"
@@ -35,26 +34,24 @@ func run(m *testing.M) (code int, err error) {
 	if err != nil {
 		return 1, fmt.Errorf("start the control plane: %w", err)
 	}
-	defer func() {
-		if stopErr := plane.Stop(); err == nil && stopErr != nil {
-			err = fmt.Errorf("stop the control plane: %w", stopErr)
-		}
-	}()
 	server = &rest.Config{
 		Host: plane.Host, BearerToken: plane.Token,
-		TLSClientConfig: rest.TLSClientConfig{CAFile: filepath.Clean(plane.CAFile)},
+		TLSClientConfig: rest.TLSClientConfig{CAFile: plane.CAFile},
 	}
-	// The control plane's own goroutines wait for its processes.
-	ignore := goleak.IgnoreCurrent()
 	code = m.Run()
-	if code == 0 {
-		if err := goleak.Find(ignore,
-			// client-go keeps its idle connections for the life of the process.
-			goleak.IgnoreAnyFunction("golang.org/x/net/http2.(*clientConnReadLoop).run"),
-			goleak.IgnoreAnyFunction("net/http.(*persistConn).readLoop"),
-			goleak.IgnoreAnyFunction("net/http.(*persistConn).writeLoop")); err != nil {
-			return 1, fmt.Errorf("goroutines are left: %w", err)
-		}
+	if err := plane.Stop(); err != nil {
+		return 1, fmt.Errorf("stop the control plane: %w", err)
 	}
-	return code, nil
+	if code != 0 {
+		return code, nil
+	}
+	err = goleak.Find(
+		// client-go keeps its idle connections for the life of the process.
+		goleak.IgnoreAnyFunction("golang.org/x/net/http2.(*clientConnReadLoop).run"),
+		goleak.IgnoreAnyFunction("net/http.(*persistConn).readLoop"),
+		goleak.IgnoreAnyFunction("net/http.(*persistConn).writeLoop"))
+	if err != nil {
+		return 1, fmt.Errorf("goroutines are left: %w", err)
+	}
+	return 0, nil
 }

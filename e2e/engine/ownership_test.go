@@ -197,3 +197,17 @@ func watch(t *testing.T, a *agent, result gitops.Result, o gitops.Observer) *rea
 	})
 	return r
 }
+
+func TestWatch_FollowsAForegroundDeletionToItsEnd(t *testing.T) {
+	a := newAgent(t)
+	a.project.Propagation = "Foreground"
+	a.sync(configMap("leaves", "1"), configMap("rest", "1"))
+	l := newLog()
+	result, err := gitops.Run(t.Context(), a.cluster, a.project, desired(t, configMap("rest", "1")), l)
+	require.NoError(t, err)
+
+	ready := watch(t, a, result, l)
+	testkit.Eventually(t, func() error { return ready.is(true, 0) })
+	require.Equal(t, gitops.ActionPruned, l.get("ConfigMap/leaves").Action)
+	require.Len(t, a.inventory(), 1)
+}

@@ -22,8 +22,13 @@ import (
 const (
 	// startTimeout bounds the start of an Env, programs built already.
 	startTimeout = 15 * time.Minute
-	// pollPeriod of kas: short, so that tests do not wait for it.
-	pollPeriod = 200 * time.Millisecond
+	// pollPeriod of kas: short, so that tests do not wait for it. $E2E_POLL_PERIOD
+	// overrides it.
+	pollPeriod    = 200 * time.Millisecond
+	PollPeriodEnv = "E2E_POLL_PERIOD"
+	// RaceEnv, set to "0", leaves the race detector out of the programs: for
+	// benchmarks.
+	RaceEnv = "E2E_RACE"
 	// infoCacheTTL of kas: how long a revoked token may go on.
 	infoCacheTTL = 2 * time.Second
 	// KeepEnv keeps an Env's directory, with all logs, when set.
@@ -77,7 +82,7 @@ func Start(ctx context.Context, progress io.Writer) (*Env, error) {
 
 func (e *Env) start(ctx context.Context, progress io.Writer) error {
 	var err error
-	if e.Programs, err = stack.BuildPrograms(ctx, filepath.Join(e.Dir, "bin"), true); err != nil {
+	if e.Programs, err = stack.BuildPrograms(ctx, filepath.Join(e.Dir, "bin"), os.Getenv(RaceEnv) != "0"); err != nil {
 		return err
 	}
 	if e.Cluster, err = startCluster(ctx, e.Dir, progress); err != nil {
@@ -86,9 +91,15 @@ func (e *Env) start(ctx context.Context, progress io.Writer) error {
 	if err := e.connect(); err != nil {
 		return fmt.Errorf("connect to the cluster: %w", err)
 	}
+	period := pollPeriod
+	if text := os.Getenv(PollPeriodEnv); text != "" {
+		if period, err = time.ParseDuration(text); err != nil {
+			return fmt.Errorf("%s: %w", PollPeriodEnv, err)
+		}
+	}
 	e.Stack, err = stack.New(stack.Config{
 		Dir: filepath.Join(e.Dir, "stack"), Programs: e.Programs,
-		PollPeriod: pollPeriod, InfoCacheTTL: infoCacheTTL, LogLevel: "debug",
+		PollPeriod: period, InfoCacheTTL: infoCacheTTL, LogLevel: "debug",
 	})
 	if err != nil {
 		return err

@@ -22,7 +22,7 @@ var count atomic.Int64
 // Fixture is one agent and what it follows.
 type Fixture struct {
 	*Env
-	T *testing.T
+	T testing.TB
 	// Name is unique in the Env: the agent's name, the namespace that its objects are
 	// meant for, and the namespace of the projects.
 	Name string
@@ -38,7 +38,7 @@ type Fixture struct {
 
 // New makes a fixture whose agent follows its manifest project as the lines say,
 // which are further keys of its entry in the configuration. agentk is running.
-func (e *Env) New(t *testing.T, lines ...string) *Fixture {
+func (e *Env) New(t testing.TB, lines ...string) *Fixture {
 	t.Helper()
 	f := e.NewStopped(t, lines...)
 	f.Agentk = f.NewAgentk("agentk")
@@ -47,7 +47,7 @@ func (e *Env) New(t *testing.T, lines ...string) *Fixture {
 }
 
 // NewStopped is New without an agentk.
-func (e *Env) NewStopped(t *testing.T, lines ...string) *Fixture {
+func (e *Env) NewStopped(t testing.TB, lines ...string) *Fixture {
 	t.Helper()
 	f := &Fixture{Env: e, T: t, Name: fmt.Sprintf("t%d", count.Add(1))}
 	f.AgentNamespace = f.Name + "-agent"

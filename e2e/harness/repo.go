@@ -11,7 +11,7 @@ import (
 
 // Repo is a clone of a project, worked on with the real git.
 type Repo struct {
-	t *testing.T
+	t testing.TB
 	// Dir is the work tree.
 	Dir string
 	// URL has credentials in it.

@@ -40,9 +40,11 @@ func Usage(err error) error { return usageError{err} }
 // Main runs cmd with the process's arguments until it ends; SIGTERM and SIGINT end
 // its context, and a second signal ends the process. It returns the exit status.
 func Main(cmd *cobra.Command) int {
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	ctx, stop := signal.NotifyContext(context.Background(), //nolint:forbidigo // every program's first context
+		syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
-	defer context.AfterFunc(ctx, stop)()
+	unhook := context.AfterFunc(ctx, stop)
+	defer unhook()
 	return Run(ctx, cmd, os.Args[1:], os.Stderr)
 }
 

@@ -68,6 +68,10 @@ func (a *answers[V]) get(ctx context.Context, key question, ask func(context.Con
 		return known.value, known.expires, known.err
 	}
 	result := a.flight.DoChan(string(key[:]), func() (any, error) {
+		if known, ok := a.lookup(key); ok && a.clock.Now().Before(known.expires) {
+			a.asked("hit") // another call came back a moment ago
+			return known, nil
+		}
 		value, err := ask(context.WithoutCancel(ctx))
 		return a.learn(key, value, err), nil
 	})
@@ -76,7 +80,7 @@ func (a *answers[V]) get(ctx context.Context, key question, ask func(context.Con
 		var none V
 		return none, time.Time{}, ctx.Err()
 	case r := <-result:
-		learnt := r.Val.(answer[V]) //nolint:errcheck // learn returns nothing else
+		learnt := r.Val.(answer[V])
 		return learnt.value, learnt.expires, learnt.err
 	}
 }
@@ -89,7 +93,7 @@ func (a *answers[V]) lookup(key question) (answer[V], bool) {
 		return answer[V]{}, false
 	}
 	a.recent.MoveToFront(element)
-	return *element.Value.(*answer[V]), true //nolint:errcheck // the list holds nothing else
+	return *element.Value.(*answer[V]), true
 }
 
 // learn remembers what RoR said and returns what to make of it.
@@ -127,7 +131,7 @@ func (a *answers[V]) remember(learnt answer[V]) {
 	}
 	a.byKey[learnt.key] = a.recent.PushFront(&learnt)
 	if a.recent.Len() > a.max {
-		oldest := a.recent.Remove(a.recent.Back()).(*answer[V]) //nolint:errcheck // the list holds nothing else
+		oldest := a.recent.Remove(a.recent.Back()).(*answer[V])
 		delete(a.byKey, oldest.key)
 	}
 }

@@ -39,8 +39,8 @@ func TestParseConfiguration_NamesTheMistake(t *testing.T) {
 			"gitops:\n  manifest_projects:\n  - id: a/b\n    default_namespace: Not_One\n",
 			`c.yaml:4: default_namespace "Not_One" is no namespace's name: a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end with an alphanumeric character (e.g. 'my-name',  or '123-abc', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?')`,
 		},
-		"a bad glob behind an alias": {
-			"gitops:\n  manifest_projects:\n  - id: a/b\n    paths: &p\n    - glob: '**/*.yaml'\n    - glob: '[a'\n  - id: c\n    paths: *p\n",
+		"a bad glob": {
+			"gitops:\n  manifest_projects:\n  - id: a/b\n    paths:\n    - glob: '**/*.yaml'\n    - glob: '[a'\n",
 			`c.yaml:6: glob "[a" is not a valid pattern`,
 		},
 	} {

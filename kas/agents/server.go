@@ -119,7 +119,8 @@ func (s *Server) Watch(req *agentrpc.WatchRequest, stream grpc.ServerStreamingSe
 	if err != nil {
 		return status.Errorf(codes.Internal, "RoR: %v", err)
 	}
-	defer s.with.Registry.add(agent, req.GetAgentMeta())()
+	remove := s.with.Registry.add(agent, req.GetAgentMeta())
+	defer remove()
 	shared, err := s.join(ctx, agent, path)
 	if err != nil {
 		return err
@@ -146,7 +147,7 @@ func send(ctx context.Context, agent gitlabapi.AgentInfo, f *feed, stream grpc.S
 				CommitId:      cfg.commit,
 			})
 			if err != nil {
-				return err
+				return err //nolint:wrapcheck // it is the RPC's status
 			}
 		}
 		select {

@@ -334,12 +334,12 @@ func TestWatch_TroubleWithGitalyPasses(t *testing.T) {
 	h := newHouse(t)
 	h.files.revision = gitrepo.Revision{Problem: &gitrepo.UnavailableError{Doing: "poll", Err: errors.New("refused")}}
 	w := h.watch(t, "good", &agentrpc.WatchRequest{CommitId: c1})
-	h.status.wait(t, "", path+":0: the agent's configuration cannot be read: Gitaly: poll: refused", nil)
+	h.status.wait(t, c1, path+":0: the agent's configuration cannot be read: Gitaly: poll: refused", nil)
 	h.files.mu.Lock()
 	h.files.broken = &gitrepo.UnavailableError{Doing: "read", Err: errors.New("reset")}
 	h.files.mu.Unlock()
 	h.commit(c1, following("a"))
-	h.status.wait(t, "", path+":0: the agent's configuration cannot be read: Gitaly: read: reset", nil)
+	h.status.wait(t, c1, path+":0: the agent's configuration cannot be read: Gitaly: read: reset", nil)
 	h.files.mu.Lock()
 	h.files.broken = nil
 	h.files.mu.Unlock()
@@ -463,9 +463,9 @@ func TestRegistry_AnswersWhatIsAsked(t *testing.T) {
 		t.Fatal(err)
 	}
 	eight := gitlabapi.AgentInfo{AgentID: 8, ProjectID: 9}
-	defer registry.add(eight, &agentrpc.AgentMeta{InstanceId: 2})()
-	defer registry.add(eight, &agentrpc.AgentMeta{InstanceId: 1})()
-	defer registry.add(seven(), nil)()
+	registry.add(eight, &agentrpc.AgentMeta{InstanceId: 2})
+	registry.add(eight, &agentrpc.AgentMeta{InstanceId: 1})
+	registry.add(seven(), nil)
 	three := int64(3)
 	for name, row := range map[string]struct {
 		ids     []int64

@@ -65,6 +65,8 @@ type batch struct {
 	// released again.
 	oids []string
 	done int
+	// damaged lists the blobs that came other than their IDs say.
+	damaged []string
 }
 
 func (b *batch) key(oid string) objectKey {
@@ -149,20 +151,9 @@ func (b *batch) fetchSome(ctx context.Context, oids []string) error {
 	if err != nil {
 		return problem(doing, err)
 	}
-	missing := make(map[string]struct{}, len(oids))
+	p := &pieces{missing: make(map[string]struct{}, len(oids)), whole: b.listed}
 	for _, oid := range oids {
-		missing[oid] = struct{}{}
-	}
-	var current *gitalypb.ListBlobsResponse_Blob
-	finish := func() error {
-		if current == nil {
-			return nil
-		}
-		if _, asked := missing[current.GetOid()]; !asked {
-			return nil
-		}
-		delete(missing, current.GetOid())
-		return b.arrived(current)
+		p.missing[oid] = struct{}{}
 	}
 	for {
 		response, err := stream.Recv()
@@ -173,39 +164,71 @@ func (b *batch) fetchSome(ctx context.Context, oids []string) error {
 			return problem(doing, err)
 		}
 		for _, piece := range response.GetBlobs() {
-			if piece.GetOid() == "" && current != nil {
-				current.Data = append(current.Data, piece.GetData()...)
-				continue
-			}
-			if err := finish(); err != nil {
+			if err := p.add(piece); err != nil {
 				return err
 			}
-			current = piece
 		}
 	}
-	if err := finish(); err != nil {
+	if err := p.finish(); err != nil {
 		return err
 	}
-	if len(missing) > 0 {
-		return &gitrepo.UnavailableError{Doing: doing, Err: fmt.Errorf("it left out %d of them", len(missing))}
+	if len(p.missing) > 0 {
+		return &gitrepo.UnavailableError{Doing: doing, Err: fmt.Errorf("it left out %d of them", len(p.missing))}
 	}
+	return b.refetch(ctx, s)
+}
+
+// pieces puts blobs together.
+type pieces struct {
+	missing map[string]struct{} // asked for, and not whole yet
+	current *gitalypb.ListBlobsResponse_Blob
+	whole   func(*gitalypb.ListBlobsResponse_Blob) error
+}
+
+// add takes the next piece: one without an ID belongs to the blob before.
+func (p *pieces) add(piece *gitalypb.ListBlobsResponse_Blob) error {
+	if piece.GetOid() == "" && p.current != nil {
+		p.current.Data = append(p.current.Data, piece.GetData()...)
+		return nil
+	}
+	if err := p.finish(); err != nil {
+		return err
+	}
+	p.current = piece
 	return nil
 }
 
-// arrived keeps a whole blob and gives it to the caller.
-func (b *batch) arrived(piece *gitalypb.ListBlobsResponse_Blob) error {
-	b.content.fetched.Inc()
-	b.content.bytes.Add(float64(len(piece.GetData())))
-	found := blob{size: piece.GetSize()}
-	if found.size <= b.maxSize {
-		found.data = append(make([]byte, 0, len(piece.GetData())), piece.GetData()...)
-		if int64(len(found.data)) != found.size {
-			return &gitrepo.UnavailableError{
-				Doing: "read blob " + piece.GetOid(),
-				Err:   fmt.Errorf("it has %d bytes, and %d came", found.size, len(found.data)),
-			}
-		}
+// finish hands on the blob that is whole now.
+func (p *pieces) finish() error {
+	if p.current == nil {
+		return nil
 	}
-	b.content.cache.put(b.key(piece.GetOid()), found, int64(len(found.data)))
-	return b.give(piece.GetOid(), found)
+	if _, asked := p.missing[p.current.GetOid()]; !asked {
+		return nil
+	}
+	delete(p.missing, p.current.GetOid())
+	return p.whole(p.current)
+}
+
+// listed takes a blob as ListBlobs sent it.
+func (b *batch) listed(piece *gitalypb.ListBlobsResponse_Blob) error {
+	oid, data := piece.GetOid(), piece.GetData()
+	if piece.GetSize() > b.maxSize {
+		return b.arrived(oid, piece.GetSize(), nil)
+	}
+	if int64(len(data)) != piece.GetSize() || !intact(oid, data) {
+		b.damaged = append(b.damaged, oid)
+		return nil
+	}
+	return b.arrived(oid, piece.GetSize(), append(make([]byte, 0, len(data)), data...))
+}
+
+// arrived keeps a whole blob and gives it to the caller. data is nil where the blob
+// is too large.
+func (b *batch) arrived(oid string, size int64, data []byte) error {
+	b.content.fetched.Inc()
+	b.content.bytes.Add(float64(len(data)))
+	found := blob{size: size, data: data}
+	b.content.cache.put(b.key(oid), found, int64(len(data)))
+	return b.give(oid, found)
 }

@@ -47,6 +47,7 @@ type Content struct {
 	lookups   *prometheus.CounterVec
 	fetched   prometheus.Counter
 	bytes     prometheus.Counter
+	damaged   prometheus.Counter
 }
 
 // NewContent returns a reader of commits.
@@ -74,6 +75,9 @@ func NewContent(config ContentConfig, pool *Pool, registerer prometheus.Register
 		}),
 		bytes: metrics.NewCounter(prometheus.CounterOpts{
 			Name: "kas_gitaly_blob_bytes_fetched_total", Help: "Bytes of the blobs fetched from Gitaly.",
+		}),
+		damaged: metrics.NewCounter(prometheus.CounterOpts{
+			Name: "kas_gitaly_blobs_damaged_total", Help: "Blobs that came other than their IDs say, and were fetched again one by one.",
 		}),
 	}
 	metrics.NewGaugeFunc(prometheus.GaugeOpts{

@@ -100,6 +100,18 @@ func TestBlobs_FetchesOnlyWhatTheCacheLacks(t *testing.T) {
 	assert.Equal(t, want, got, "the limit holds for what the cache has, too")
 }
 
+func TestBlobs_DamagedOnesAreFetchedAgain(t *testing.T) {
+	f, c := startContent(t, gitaly.ContentConfig{})
+	f.commit("refs/heads/main", "one", map[string]string{"a": "content a", "b": "content b", "c": "content c"})
+	f.damage = map[string]bool{oid("content b"): true}
+	for range 2 { // the second time from the cache
+		got, err := read(t.Context(), c, []string{oid("content a"), oid("content b"), oid("content c")}, 1<<20)
+		require.NoError(t, err)
+		assert.Equal(t, map[string]string{oid("content a"): "content a", oid("content b"): "content b", oid("content c"): "content c"}, got)
+	}
+	assert.Equal(t, 1, f.calls["GetBlob"])
+}
+
 func TestBlobs_AsksForManyInBatches(t *testing.T) {
 	f, c := startContent(t, gitaly.ContentConfig{CacheSize: 1}) // keeps nothing
 	files := map[string]string{}

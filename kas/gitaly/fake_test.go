@@ -31,7 +31,7 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 func oid(s string) string {
-	sum := sha1.Sum([]byte(s))
+	sum := sha1.Sum(fmt.Appendf(nil, "blob %d\x00%s", len(s), s)) // as Git does
 	return hex.EncodeToString(sum[:])
 }
 
@@ -47,6 +47,7 @@ type fake struct {
 	refs     map[string]string            // full name -> object ID
 	commits  map[string]map[string]string // commit ID -> path -> content
 	broken   error
+	damage   map[string]bool // IDs of blobs that ListBlobs sends with a wrong content
 	hold     chan struct{} // calls of the blob and tree services wait for it
 	calls    map[string]int
 	batches  []int // number of blobs of each ListBlobs
@@ -230,6 +231,9 @@ func (f *fake) ListBlobs(request *gitalypb.ListBlobsRequest, stream gitalypb.Blo
 		}
 		blob := &gitalypb.ListBlobsResponse_Blob{Oid: revision, Size: int64(len(content))}
 		data := []byte(content)[:min(len(content), int(request.GetBytesLimit()))]
+		if f.damage[revision] {
+			data[0]++
+		}
 		for first := true; first || len(data) > 0; first = false { // in pieces; only the first says whose
 			n := min(1<<20, len(data))
 			blob.Data, data = data[:n], data[n:]
@@ -240,6 +244,27 @@ func (f *fake) ListBlobs(request *gitalypb.ListBlobsRequest, stream gitalypb.Blo
 		}
 	}
 	return nil
+}
+
+func (f *fake) GetBlob(request *gitalypb.GetBlobRequest, stream gitalypb.BlobService_GetBlobServer) error {
+	if err := f.enter(stream.Context(), "GetBlob", request.GetRepository()); err != nil {
+		return err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, files := range f.commits {
+		for _, content := range files {
+			if oid(content) != request.GetOid() {
+				continue
+			}
+			half := len(content) / 2
+			if err := stream.Send(&gitalypb.GetBlobResponse{Oid: request.GetOid(), Size: int64(len(content)), Data: []byte(content[:half])}); err != nil {
+				return err
+			}
+			return stream.Send(&gitalypb.GetBlobResponse{Data: []byte(content[half:])})
+		}
+	}
+	return stream.Send(&gitalypb.GetBlobResponse{})
 }
 
 // serve starts f, and returns a pool that reaches it under any address.

@@ -24,7 +24,7 @@ func (p *Pool) lookup(ctx context.Context, repo gitrepo.Repository, ref gitrepo.
 		return s.commit(ctx, repo, ref)
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	defer cancel() // ends the stream where not all of it was needed
+	defer cancel()
 	stream, err := gitalypb.NewSmartHTTPServiceClient(s).InfoRefsUploadPack(ctx, &gitalypb.InfoRefsRequest{
 		Repository: toGitaly(repo.Repository),
 	})
@@ -35,6 +35,14 @@ func (p *Pool) lookup(ctx context.Context, repo gitrepo.Repository, ref gitrepo.
 		response, err := stream.Recv()
 		return response.GetData(), err
 	}}, ref)
+	// The rest is read, too: Gitaly caches an answer only when all of it was taken,
+	// and without its cache each poll would cost a run of git.
+	for err == nil {
+		_, err = stream.Recv()
+	}
+	if errors.Is(err, io.EOF) {
+		err = nil
+	}
 	var missing *gitrepo.RefNotFoundError
 	if errors.Is(err, gitrepo.ErrEmpty) || errors.As(err, &missing) {
 		return found, "", err

@@ -143,9 +143,9 @@ func (s *Server) Connect(rpc grpc.BidiStreamingServer[agentrpc.ConnectRequest, a
 func refusal(err error) error {
 	switch code := status.Code(err); code {
 	case codes.Unauthenticated, codes.PermissionDenied, codes.NotFound:
-		return status.Error(code, status.Convert(err).Message()) //nolint:wrapcheck // it is the RPC's status
+		return status.Error(code, status.Convert(err).Message())
 	default:
-		return status.Errorf(codes.Unavailable, "ask who the agent is and what it may read: %v", err) //nolint:wrapcheck // it is the RPC's status
+		return status.Errorf(codes.Unavailable, "ask who the agent is and what it may read: %v", err)
 	}
 }
 

@@ -175,7 +175,7 @@ func TestConnect_ReconnectedAgentIsSentNothingThatItHolds(t *testing.T) {
 
 func TestConnect_NewestWinsWhileAnAgentDoesNotRead(t *testing.T) {
 	h := start(t)
-	large := strings.Repeat("x", 2<<20) // more than the network buffers
+	large := strings.Repeat("x", 512<<10) // more than the network buffers
 	commit := func(name string) string {
 		return h.repo.commit(name, map[string]string{"a.yaml": configMap("a", name), "large.yaml": configMap("large", large)})
 	}
@@ -203,14 +203,14 @@ func TestConnect_NewestWinsWhileAnAgentDoesNotRead(t *testing.T) {
 func TestConnect_CutsLargeSetsIntoMessages(t *testing.T) {
 	h := start(t)
 	files := map[string]string{}
-	for i := range 40 {
+	for i := range 12 {
 		files[fmt.Sprintf("%s/%02d.yaml", strings.Repeat("d", 200), i)] = configMap(fmt.Sprint("cm-", i), strings.Repeat("x", 100<<10))
 	}
-	files["large.yaml"] = configMap("large", strings.Repeat("x", 2<<20))
+	files["large.yaml"] = configMap("large", strings.Repeat("x", 1<<20))
 	h.repo.commit("one", files)
 	got := h.connect(1).receive()
-	assert.Len(t, got.fresh, 41)
-	assert.Less(t, got.largest, 2<<20+1000, "only one object that is larger by itself may be")
+	assert.Len(t, got.fresh, 13)
+	assert.Less(t, got.largest, 1<<20+1000, "only one object that is larger by itself may be")
 	files = maps.Clone(files)
 	delete(files, "large.yaml")
 	h = start(t)
@@ -270,16 +270,16 @@ func TestConnect_Limits(t *testing.T) {
 			fetched: 2,
 		},
 		"all files together too large: the rest is not even read": {
-			files:   numbered(2500),
+			files:   numbered(1500),
 			change:  func(c *push.Config) { c.Limits.MaxTotalSize = 5000 },
 			want:    "the selected files have more bytes together than the limit of 5000: this one and what follows it is left out",
 			fetched: 1000,
 		},
 		"too many files: the rest is not even read": {
-			files:   numbered(3500),
-			change:  func(c *push.Config) { c.Limits.MaxFiles = 1500 },
-			want:    "the globs select 3500 files, more than the limit of 1500: this one and what follows it is left out",
-			fetched: 2000,
+			files:   numbered(1500),
+			change:  func(c *push.Config) { c.Limits.MaxFiles = 500 },
+			want:    "the globs select 1500 files, more than the limit of 500: this one and what follows it is left out",
+			fetched: 1000,
 		},
 	}
 	for name, tt := range tests {

@@ -100,21 +100,21 @@ func (s *stream) receive(ctx context.Context, hello chan<- *agentrpc.ConnectRequ
 			select {
 			case hello <- request:
 			case <-ctx.Done():
-				return status.FromContextError(ctx.Err()).Err() //nolint:wrapcheck // it is the RPC's status
+				return status.FromContextError(ctx.Err()).Err()
 			}
 			select {
 			case <-ready:
 			case <-ctx.Done():
-				return status.FromContextError(ctx.Err()).Err() //nolint:wrapcheck // it is the RPC's status
+				return status.FromContextError(ctx.Err()).Err()
 			}
 			continue
 		}
 		report := request.GetReport()
 		if report == nil {
-			return status.Error(codes.InvalidArgument, "only reports may follow Hello") //nolint:wrapcheck // it is the RPC's status
+			return status.Error(codes.InvalidArgument, "only reports may follow Hello")
 		}
 		if err := checkReport(report); err != nil {
-			return status.Errorf(codes.InvalidArgument, "Report: %v", err) //nolint:wrapcheck // it is the RPC's status
+			return status.Errorf(codes.InvalidArgument, "Report: %v", err)
 		}
 		s.report(report)
 	}

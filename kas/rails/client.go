@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
 	"time"
 
@@ -163,7 +164,7 @@ func (c *Client) do(ctx context.Context, what call) error {
 	}
 	defer func() { _ = response.Body.Close() }()
 	body, err := io.ReadAll(io.LimitReader(response.Body, maxResponse+1))
-	c.requests.WithLabelValues(what.path, fmt.Sprint(response.StatusCode)).Inc()
+	c.requests.WithLabelValues(what.path, strconv.Itoa(response.StatusCode)).Inc()
 	c.seconds.WithLabelValues(what.path).Observe(time.Since(began).Seconds())
 	switch {
 	case response.StatusCode/100 != 2:

@@ -199,7 +199,7 @@ func (f *forwarder) next() (*item, time.Duration) {
 	if wait := at.Sub(f.clock.Now()); wait > 0 && !f.draining {
 		return nil, wait
 	}
-	i := heap.Pop(&f.queue).(*item) //nolint:errcheck // the queue holds nothing else
+	i := heap.Pop(&f.queue).(*item)
 	i.due, i.inFlight = false, true
 	f.inFlight++
 	return i, 0
@@ -289,7 +289,7 @@ func (q queue) Swap(i, j int)      { q[i], q[j] = q[j], q[i] }
 
 // Push implements heap.Interface.
 func (q *queue) Push(x any) {
-	*q = append(*q, x.(*item)) //nolint:errcheck // nothing else is pushed
+	*q = append(*q, x.(*item))
 }
 
 // Pop implements heap.Interface.

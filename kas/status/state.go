@@ -41,6 +41,9 @@ type Facts struct {
 // State sums a project up, and says in a sentence for people why, where that is not plain.
 func State(f Facts) (syncstatus.State, string) {
 	switch {
+	case f.GitFailed && f.Connected && f.Applied == "" && f.Wanted == "":
+		// There is no commit yet, as far as kas knows.
+		return syncstatus.State_STATE_PENDING, f.GitMessage
 	case f.GitFailed && f.Applied == "":
 		return syncstatus.State_STATE_FAILED, f.GitMessage
 	case f.GitFailed && f.Connected:

@@ -77,9 +77,13 @@ func TestState_FollowsFromTheFacts(t *testing.T) {
 		"Git fails and something is applied": {
 			synced(func(f *Facts) { f.GitFailed, f.GitMessage = true, "no branch main" }), syncstatus.State_STATE_PARTIAL, "no branch main",
 		},
-		"Git fails and nothing was ever applied": {
-			synced(func(f *Facts) { f.GitFailed, f.GitMessage, f.Applied = true, "no branch main", "" }),
-			syncstatus.State_STATE_FAILED, "no branch main",
+		"the repository is empty": {
+			synced(func(f *Facts) { f.GitFailed, f.GitMessage, f.Applied, f.Wanted = true, "empty", "", "" }),
+			syncstatus.State_STATE_PENDING, "empty",
+		},
+		"the first commit cannot be read": {
+			synced(func(f *Facts) { f.GitFailed, f.GitMessage, f.Applied = true, "overloaded", "" }),
+			syncstatus.State_STATE_FAILED, "overloaded",
 		},
 		"the agent may not read the project, so that it has no stream": {
 			Facts{Present: true, GitFailed: true, GitMessage: "no access"}, syncstatus.State_STATE_FAILED, "no access",

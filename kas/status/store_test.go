@@ -163,7 +163,7 @@ func TestStore_MergesReports(t *testing.T) {
 				store.Report(seven, staging, proto.CloneOf(r))
 			}
 			want := row.want
-			if row.reports[0].GetReset_() == false && !row.reports[0].GetMore() {
+			if !row.reports[0].GetReset_() && !row.reports[0].GetMore() {
 				want = append(want, "zero")
 			}
 			if diff := cmp.Diff(want, names(mustGet(t, store))); diff != "" {

@@ -58,7 +58,7 @@ func (c *Client) infoRefs(ctx context.Context, p registry.Project, s Service, pr
 	}
 	return receive(w, func() ([]byte, error) {
 		m, err := stream.Recv()
-		return m.GetData(), err //nolint:wrapcheck // InfoRefs looks at the code
+		return m.GetData(), err
 	})
 }
 
@@ -89,7 +89,7 @@ func (c *Client) UploadPack(ctx context.Context, p registry.Project, x Exchange)
 		func(data []byte) error { return stream.Send(&gitalypb.PostUploadPackRequest{Data: data}) },
 		func() ([]byte, error) {
 			m, err := stream.Recv()
-			return m.GetData(), err //nolint:wrapcheck // classify looks at the code
+			return m.GetData(), err
 		}))
 }
 
@@ -114,7 +114,7 @@ func (c *Client) ReceivePack(ctx context.Context, p registry.Project, u registry
 		func(data []byte) error { return stream.Send(&gitalypb.PostReceivePackRequest{Data: data}) },
 		func() ([]byte, error) {
 			m, err := stream.Recv()
-			return m.GetData(), err //nolint:wrapcheck // classify looks at the code
+			return m.GetData(), err
 		}))
 }
 

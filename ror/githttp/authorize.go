@@ -66,7 +66,7 @@ func decide(service gitaly.Service, access registry.Access) error {
 func (s *Server) authenticate(r *http.Request, service gitaly.Service) (*registry.User, error) {
 	username, password, ok := r.BasicAuth()
 	if !ok || (username == "" && password == "") {
-		return nil, nil //nolint:nilnil // documented
+		return nil, nil
 	}
 	user, token, err := s.registry.UserByToken(r.Context(), password)
 	if err == nil {

@@ -62,7 +62,7 @@ func (t *transfer) Write(p []byte) (int, error) {
 	_ = t.control.SetWriteDeadline(t.clock.Now().Add(stall))
 	n, err := t.w.Write(p)
 	if err != nil {
-		return n, err //nolint:wrapcheck // the caller says what it was doing
+		return n, err //nolint:wrapcheck // the repositories say what they were doing
 	}
 	_ = t.control.Flush()
 	return n, nil

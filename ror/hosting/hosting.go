@@ -10,7 +10,7 @@ import (
 	"github.com/kas-agentk/kas/ror/registry"
 )
 
-// ErrForbidden: the user may not create projects there.
+// ErrForbidden means that the user may not create projects there.
 var ErrForbidden = errors.New("you are not allowed to create projects in this namespace")
 
 // Repositories makes repositories.

@@ -74,7 +74,7 @@ func TestAuthorizeProxyUser_ByUserAccessOfTheConfiguration(t *testing.T) {
 func TestAgentConfiguration_RefusesWhatIsNone(t *testing.T) {
 	h := newHouse(t)
 	for body, status := range map[string]int{
-		`{"agent_id":1}`:                              http.StatusBadRequest,
+		`{"agent_id":1}`: http.StatusBadRequest,
 		`{"agent_id":1,"agent_config":{"gitops":3}}`:  http.StatusBadRequest,
 		`{"agent_id":9,"agent_config":{}}`:            http.StatusNotFound,
 		`{"agent_id":1,"agent_config":{"new_key":3}}`: http.StatusNoContent,

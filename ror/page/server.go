@@ -95,7 +95,7 @@ func NewServer(cfg Config, r *registry.Registry, projects Projects, o Overview) 
 func parseTemplates() (map[string]*template.Template, error) {
 	functions := template.FuncMap{
 		"short":      shortCommit,
-		"projectURL": func(p registry.Project) string { return projectPath(p) },
+		"projectURL": projectPath,
 	}
 	templates := make(map[string]*template.Template)
 	for _, name := range []string{"sign_in", "agents", "projects", "project", "agent", "token", "error"} {
@@ -175,7 +175,8 @@ var (
 func (s *Server) signedIn(h func(http.ResponseWriter, visit) error) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		v := visit{Request: r}
-		err := s.identify(&v)
+		var err error
+		v.user, v.session, err = s.identify(r)
 		if errors.Is(err, registry.ErrUnauthorized) {
 			http.Redirect(w, r, "/-/sign_in?"+url.Values{"return_to": {r.URL.RequestURI()}}.Encode(), http.StatusSeeOther)
 			return
@@ -193,13 +194,12 @@ func (s *Server) signedIn(h func(http.ResponseWriter, visit) error) http.Handler
 	})
 }
 
-func (s *Server) identify(v *visit) error {
-	cookie, err := v.Cookie(sessionCookie)
+func (s *Server) identify(r *http.Request) (registry.User, registry.Session, error) {
+	cookie, err := r.Cookie(sessionCookie)
 	if err != nil {
-		return registry.ErrUnauthorized
+		return registry.User{}, registry.Session{}, registry.ErrUnauthorized
 	}
-	v.user, v.session, err = s.registry.UserBySession(v.Context(), cookie.Value)
-	return err
+	return s.registry.UserBySession(r.Context(), cookie.Value)
 }
 
 // fail shows what went wrong.

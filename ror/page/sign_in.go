@@ -46,6 +46,7 @@ func (s *Server) signIn(w http.ResponseWriter, r *http.Request) {
 }
 
 func (s *Server) cookie(name, value string, maxAge int) *http.Cookie {
+	//nolint:gosec // Secure is set unless people reach this server over plain HTTP
 	return &http.Cookie{
 		Name: name, Value: value, Path: "/", MaxAge: maxAge,
 		HttpOnly: true, SameSite: http.SameSiteLaxMode, Secure: s.secure,

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -199,7 +200,7 @@ func label(name, prefix string) string {
 }
 
 func counts(c *syncstatus.Counts) string {
-	text := fmt.Sprintf("%d", c.GetTotal())
+	parts := []string{strconv.FormatUint(uint64(c.GetTotal()), 10)}
 	for _, n := range []struct {
 		n    uint32
 		what string
@@ -208,10 +209,10 @@ func counts(c *syncstatus.Counts) string {
 		{c.GetUnchanged(), "unchanged"}, {c.GetPruned(), "pruned"}, {c.GetSkipped(), "skipped"},
 	} {
 		if n.n > 0 {
-			text += fmt.Sprintf(", %d %s", n.n, n.what)
+			parts = append(parts, fmt.Sprintf("%d %s", n.n, n.what))
 		}
 	}
-	return text
+	return strings.Join(parts, ", ")
 }
 
 // moment is a time as pages show it; empty: not reached.

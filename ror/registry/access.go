@@ -38,19 +38,19 @@ func (a Access) open() bool {
 // SignedIn tells whether there is a user at all.
 func (a Access) SignedIn() bool { return a.signedIn }
 
-// See: know that the project exists.
+// See tells whether the user may know that the project exists.
 func (a Access) See() bool { return a.open() || a.Level >= Guest }
 
-// ReadCode: clone and fetch.
+// ReadCode tells whether the user may clone and fetch.
 func (a Access) ReadCode() bool { return a.open() || a.Level >= Reporter }
 
-// Push: change the repository.
+// Push tells whether the user may change the repository.
 func (a Access) Push() bool { return a.Level >= Developer }
 
-// ReadAgents: see the project's agents and sync statuses.
+// ReadAgents tells whether the user may see the project's agents and sync statuses.
 func (a Access) ReadAgents() bool { return a.Level >= Developer }
 
-// Administer: manage agents, their tokens, and members.
+// Administer tells whether the user may manage agents, their tokens, and members.
 func (a Access) Administer() bool { return a.Level >= Maintainer }
 
 // Access tells what a user, or with nil anyone, may do with a project.
@@ -124,7 +124,7 @@ func (r *Registry) Members(ctx context.Context, projectID int64) ([]Member, erro
 		var userCreated, created int64
 		err := s.Scan(&m.User.ID, &m.User.Username, &m.User.Name, &m.User.Admin, &userCreated, &m.Level, &created)
 		m.User.CreatedAt, m.CreatedAt = toTime(userCreated), toTime(created)
-		return m, err //nolint:wrapcheck // many says what was read
+		return m, err
 	}, "SELECT "+userColumns+`, members.access_level, members.created_at FROM members JOIN users ON users.id = members.user_id
 		WHERE members.project_id = ? ORDER BY users.username LIMIT ?`, projectID, MaxList)
 }

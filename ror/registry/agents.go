@@ -51,7 +51,7 @@ func scanAgent(s scanner) (Agent, error) {
 	var created, projectCreated int64
 	err := s.Scan(a.fields(&created, &projectCreated)...)
 	a.CreatedAt, a.Project.CreatedAt = toTime(created), toTime(projectCreated)
-	return a, err //nolint:wrapcheck // one and many say what was read
+	return a, err
 }
 
 // CreateAgent registers an agent in a project.
@@ -102,7 +102,7 @@ func (r *Registry) DeleteAgent(ctx context.Context, id int64) error {
 
 // CreateAgentToken returns what is known of the new token, and the token itself.
 func (r *Registry) CreateAgentToken(ctx context.Context, agentID int64, name, description string, createdBy int64) (AgentToken, string, error) {
-	if err := validateLength("name", name, 255); err != nil {
+	if err := validateName(name); err != nil {
 		return AgentToken{}, "", err
 	}
 	if len(description) > 1024 {
@@ -120,7 +120,8 @@ func (r *Registry) CreateAgentToken(ctx context.Context, agentID int64, name, de
 	return t, token, err
 }
 
-const tokenColumns = "id, agent_id, name, description, created_by, created_at, last_used_at, revoked"
+//nolint:gosec // names of columns
+const agentTokenFields = "id, agent_id, name, description, created_by, created_at, last_used_at, revoked"
 
 func scanToken(s scanner) (AgentToken, error) {
 	var t AgentToken
@@ -128,19 +129,19 @@ func scanToken(s scanner) (AgentToken, error) {
 	var used sql.NullInt64
 	err := s.Scan(&t.ID, &t.AgentID, &t.Name, &t.Description, &t.CreatedBy, &created, &used, &t.Revoked)
 	t.CreatedAt, t.LastUsedAt = toTime(created), toOptionalTime(used)
-	return t, err //nolint:wrapcheck // one and many say what was read
+	return t, err
 }
 
 // AgentTokens lists an agent's tokens that are not revoked, newest first.
 func (r *Registry) AgentTokens(ctx context.Context, agentID int64) ([]AgentToken, error) {
 	return many(ctx, r.read, "agent tokens", scanToken,
-		"SELECT "+tokenColumns+" FROM agent_tokens WHERE agent_id = ? AND NOT revoked ORDER BY id DESC LIMIT ?", agentID, MaxList)
+		"SELECT "+agentTokenFields+" FROM agent_tokens WHERE agent_id = ? AND NOT revoked ORDER BY id DESC LIMIT ?", agentID, MaxList)
 }
 
 // AgentToken returns one of an agent's tokens.
 func (r *Registry) AgentToken(ctx context.Context, agentID, tokenID int64) (AgentToken, error) {
 	return one(ctx, r.read, fmt.Sprintf("token %d", tokenID), scanToken,
-		"SELECT "+tokenColumns+" FROM agent_tokens WHERE agent_id = ? AND id = ?", agentID, tokenID)
+		"SELECT "+agentTokenFields+" FROM agent_tokens WHERE agent_id = ? AND id = ?", agentID, tokenID)
 }
 
 // RevokeAgentToken ends one of an agent's tokens.
@@ -159,7 +160,7 @@ func (r *Registry) AgentByToken(ctx context.Context, token string) (Agent, error
 		var created, projectCreated int64
 		err := s.Scan(append(a.fields(&created, &projectCreated), &id, &used)...)
 		a.CreatedAt, a.Project.CreatedAt = toTime(created), toTime(projectCreated)
-		return a, err //nolint:wrapcheck // one says what was read
+		return a, err
 	}, "SELECT "+agentColumns+", agent_tokens.id, agent_tokens.last_used_at FROM "+agentTables+
 		" JOIN agent_tokens ON agent_tokens.agent_id = agents.id WHERE agent_tokens.token_hash = ? AND NOT agent_tokens.revoked", hashToken(token))
 	if errors.Is(err, ErrNotFound) {
@@ -168,7 +169,7 @@ func (r *Registry) AgentByToken(ctx context.Context, token string) (Agent, error
 	if err != nil {
 		return Agent{}, err
 	}
-	return a, r.noteUse(ctx, "agent_tokens", id, toOptionalTime(used), r.clock.Now())
+	return a, r.noteUse(ctx, noteAgentUse, id, toOptionalTime(used), r.clock.Now())
 }
 
 // SetAgentConfiguration keeps the agent's configuration file as kas read it: the
@@ -183,6 +184,6 @@ func (r *Registry) AgentConfiguration(ctx context.Context, agentID int64) ([]byt
 	return one(ctx, r.read, fmt.Sprintf("configuration of agent %d", agentID), func(s scanner) ([]byte, error) {
 		var b []byte
 		err := s.Scan(&b)
-		return b, err //nolint:wrapcheck // one says what was read
+		return b, err
 	}, "SELECT coalesce(configuration, '') FROM agents WHERE id = ?", agentID)
 }

@@ -83,7 +83,7 @@ func scanProject(s scanner) (Project, error) {
 	var created int64
 	err := s.Scan(p.fields(&created)...)
 	p.CreatedAt = toTime(created)
-	return p, err //nolint:wrapcheck // one and many say what was read
+	return p, err
 }
 
 // NewProject is what CreateProject needs.
@@ -144,7 +144,7 @@ func (n *NewProject) complete() error {
 	if n.DefaultBranch == "" {
 		n.DefaultBranch = DefaultBranch
 	}
-	if err := validateLength("name", n.Name, 255); err != nil {
+	if err := validateName(n.Name); err != nil {
 		return err
 	}
 	if len(n.Description) > 2000 {
@@ -222,7 +222,7 @@ func findNamespace(ctx context.Context, q queryer, fullPath string) (namespace, 
 	return one(ctx, q, "namespace "+fullPath, func(s scanner) (namespace, error) {
 		var n namespace
 		err := s.Scan(&n.id, &n.fullPath, &n.owner)
-		return n, err //nolint:wrapcheck // one says what was read
+		return n, err
 	}, "SELECT id, full_path, coalesce(owner_id, 0) FROM namespaces WHERE full_path = ?", fullPath)
 }
 

@@ -24,11 +24,11 @@ const MaxList = 1000
 const readers = 4
 
 var (
-	// ErrNotFound: there is no such thing.
+	// ErrNotFound means that there is no such thing.
 	ErrNotFound = errors.New("not found")
-	// ErrConflict is wrapped where a name is already taken.
+	// ErrConflict means that a name is already taken.
 	ErrConflict = errors.New("already taken")
-	// ErrUnauthorized: the secret that was presented is not, or no longer, good.
+	// ErrUnauthorized means that a secret is not, or no longer, good.
 	ErrUnauthorized = errors.New("unauthorized")
 )
 

@@ -67,7 +67,7 @@ func (r *Registry) UserByKasKey(ctx context.Context, key, csrf string) (User, er
 		var created int64
 		err := s.Scan(&u.ID, &u.Username, &u.Name, &u.Admin, &created, &want)
 		u.CreatedAt = toTime(created)
-		return u, err //nolint:wrapcheck // one says what was read
+		return u, err
 	}, "SELECT "+userColumns+", csrf_hash FROM sessions JOIN users ON users.id = sessions.user_id WHERE kas_key_hash = ? AND expires_at > ?",
 		hashToken(key), r.now())
 	if errors.Is(err, ErrNotFound) || (err == nil && subtle.ConstantTimeCompare(want, hashToken(csrf)) != 1) {

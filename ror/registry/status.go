@@ -89,13 +89,13 @@ func (r *Registry) ConfigurationStatus(ctx context.Context, agentID int64) (*syn
 	c, err := one(ctx, r.read, "configuration status", func(s scanner) (*syncstatus.ConfigurationStatus, error) {
 		var status []byte
 		if err := s.Scan(&status); err != nil {
-			return nil, err //nolint:wrapcheck // one says what was read
+			return nil, err
 		}
 		c := &syncstatus.ConfigurationStatus{}
 		return c, proto.Unmarshal(status, c)
 	}, "SELECT status FROM configuration_statuses WHERE agent_id = ?", agentID)
 	if errors.Is(err, ErrNotFound) {
-		return nil, nil //nolint:nilnil // documented: not known yet
+		return nil, nil
 	}
 	return c, err
 }
@@ -132,7 +132,7 @@ func objectsColumn(withObjects bool) string {
 func scanStatus(s scanner) (*syncstatus.ProjectStatus, error) {
 	var status, objects []byte
 	if err := s.Scan(&status, &objects); err != nil {
-		return nil, err //nolint:wrapcheck // many says what was read
+		return nil, err
 	}
 	p := &syncstatus.ProjectStatus{}
 	merge := proto.UnmarshalOptions{Merge: true}
@@ -158,7 +158,7 @@ func (r *Registry) States(ctx context.Context) (map[int64]AgentStates, error) {
 	rows, err := many(ctx, r.read, "states", func(s scanner) (row, error) {
 		var w row
 		err := s.Scan(&w.agent, &w.state, &w.n, &w.failed)
-		return w, err //nolint:wrapcheck // many says what was read
+		return w, err
 	}, `SELECT agent_id, state, count(*), 0 FROM project_statuses GROUP BY agent_id, state
 		UNION ALL SELECT agent_id, 0, 0, 1 FROM configuration_statuses WHERE failed`)
 	if err != nil {

@@ -38,7 +38,7 @@ func scanUser(s scanner) (User, error) {
 	var created int64
 	err := s.Scan(&u.ID, &u.Username, &u.Name, &u.Admin, &created)
 	u.CreatedAt = toTime(created)
-	return u, err //nolint:wrapcheck // one and many say what was read
+	return u, err
 }
 
 // CreateUser adds a user and the namespace of that name.
@@ -52,7 +52,7 @@ func (r *Registry) CreateUser(ctx context.Context, n NewUser) (User, error) {
 	if n.Name == "" {
 		n.Name = n.Username
 	}
-	if err := validateLength("name", n.Name, 255); err != nil {
+	if err := validateName(n.Name); err != nil {
 		return User{}, err
 	}
 	var hash []byte
@@ -95,7 +95,7 @@ func (r *Registry) UserByPassword(ctx context.Context, username, password string
 		var created int64
 		err := s.Scan(&u.ID, &u.Username, &u.Name, &u.Admin, &created, &hash)
 		u.CreatedAt = toTime(created)
-		return u, err //nolint:wrapcheck // one says what was read
+		return u, err
 	}, "SELECT "+userColumns+", password_hash FROM users WHERE username = ?", username)
 	if err != nil && !errors.Is(err, ErrNotFound) {
 		return User{}, err
@@ -148,7 +148,7 @@ type NewPersonalToken struct {
 
 // CreatePersonalToken returns what is known of the new token, and the token itself.
 func (r *Registry) CreatePersonalToken(ctx context.Context, n NewPersonalToken) (PersonalToken, string, error) {
-	if err := validateLength("name", n.Name, 255); err != nil {
+	if err := validateName(n.Name); err != nil {
 		return PersonalToken{}, "", err
 	}
 	if len(n.Scopes) == 0 {
@@ -188,7 +188,7 @@ func (r *Registry) UserByToken(ctx context.Context, token string) (User, Persona
 		u.CreatedAt = toTime(userCreated)
 		t.UserID, t.Scopes, t.CreatedAt = u.ID, strings.Fields(scopes), toTime(created)
 		t.LastUsedAt, t.ExpiresAt = toOptionalTime(used), toOptionalTime(expires)
-		return u, err //nolint:wrapcheck // one says what was read
+		return u, err
 	}, "SELECT "+userColumns+`, t.id, t.name, t.scopes, t.created_at, t.last_used_at, t.expires_at, t.revoked
 		FROM personal_access_tokens t JOIN users ON users.id = t.user_id WHERE t.token_hash = ?`, hashToken(token))
 	if errors.Is(err, ErrNotFound) {
@@ -201,18 +201,24 @@ func (r *Registry) UserByToken(ctx context.Context, token string) (User, Persona
 	if t.Revoked || (!t.ExpiresAt.IsZero() && !now.Before(t.ExpiresAt)) {
 		return User{}, PersonalToken{}, ErrUnauthorized
 	}
-	return u, t, r.noteUse(ctx, "personal_access_tokens", t.ID, t.LastUsedAt, now)
+	return u, t, r.noteUse(ctx, notePersonalUse, t.ID, t.LastUsedAt, now)
 }
 
 // useResolution is how exactly a token's last use is known: it costs a write.
 const useResolution = time.Minute
 
-// noteUse writes down that a token was used now, unless it was a moment ago.
-func (r *Registry) noteUse(ctx context.Context, table string, id int64, last, now time.Time) error {
+const (
+	notePersonalUse = "UPDATE personal_access_tokens SET last_used_at = ? WHERE id = ?"
+	noteAgentUse    = "UPDATE agent_tokens SET last_used_at = ? WHERE id = ?"
+)
+
+// noteUse writes down, by one of the statements above, that a token was used now,
+// unless it was a moment ago.
+func (r *Registry) noteUse(ctx context.Context, statement string, id int64, last, now time.Time) error {
 	if now.Sub(last) < useResolution {
 		return nil
 	}
-	if _, err := r.write.ExecContext(ctx, "UPDATE "+table+" SET last_used_at = ? WHERE id = ?", now.UnixMilli(), id); err != nil {
+	if _, err := r.write.ExecContext(ctx, statement, now.UnixMilli(), id); err != nil {
 		return fmt.Errorf("note the use of a token: %w", err)
 	}
 	return nil
@@ -242,12 +248,13 @@ func validatePathPart(field, s string) error {
 	return nil
 }
 
-func validateLength(field, s string, most int) error {
+// validateName checks a name for people.
+func validateName(s string) error {
 	switch {
 	case strings.TrimSpace(s) == "":
-		return &InvalidError{field, "can't be blank"}
-	case len(s) > most:
-		return &InvalidError{field, fmt.Sprintf("is too long (maximum is %d characters)", most)}
+		return &InvalidError{"name", "can't be blank"}
+	case len(s) > 255:
+		return &InvalidError{"name", "is too long (maximum is 255 characters)"}
 	}
 	return nil
 }

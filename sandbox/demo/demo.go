@@ -209,7 +209,7 @@ func (d *demo) start(ctx context.Context) error {
 		var err error
 		d.gitaly, err = sandbox.StartGitaly(groupCtx, sandbox.GitalyConfig{
 			Dir: d.path("gitaly"), GitLabURL: d.stack.RorURL, SecretFile: d.stack.ShellSecretFile,
-			CacheDir: d.cfg.CacheDir, Progress: d.cfg.Out,
+			HushGit: true, CacheDir: d.cfg.CacheDir, Progress: d.cfg.Out,
 		})
 		return err
 	})

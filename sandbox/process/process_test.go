@@ -219,3 +219,13 @@ func TestChild_DiesWithItsParent(t *testing.T) {
 	require.Error(t, parent.Wait())
 	testkit.Eventually(t, func() error { return gone(child) })
 }
+
+func TestStop_TakesAnyStatusWhereThatIsAsked(t *testing.T) {
+	ready := filepath.Join(t.TempDir(), "ready")
+	p := shell(t, `trap "exit 4" TERM; touch `+ready+`; while :; do sleep 0.01; done`, func(cfg *process.Config) {
+		cfg.AnyStopStatus = true
+		cfg.Ready = func(context.Context) error { _, err := os.Stat(ready); return err }
+	})
+	require.NoError(t, p.Start(t.Context()))
+	require.NoError(t, p.Stop())
+}
