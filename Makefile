@@ -24,7 +24,8 @@ build: ## Build kas, agentk, ror and kasctl into bin/
 
 .PHONY: demo
 demo: ## Set up everything and run the main job until Ctrl-C (KUBECONFIG=... for a cluster of your own)
-	@$(GO) run ./cmd/sandbox demo --kubeconfig="$(if $(filter command line,$(origin KUBECONFIG)),$(KUBECONFIG))"
+	@mkdir -p .build/bin && $(GO) build -o .build/bin/sandbox ./cmd/sandbox
+	@exec .build/bin/sandbox demo --end-with-parent --kubeconfig="$(if $(filter command line,$(origin KUBECONFIG)),$(KUBECONFIG))"
 
 .PHONY: demo-clean
 demo-clean: ## Remove the demo's state

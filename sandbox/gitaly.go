@@ -156,7 +156,11 @@ func (g *Gitaly) prepare(git string) error {
 		Path: filepath.Join(g.programs.GitalyDir, "gitaly"),
 		Args: []string{config},
 		// It and the git it runs look for settings in the user's home.
-		Env:     []string{"HOME=" + g.Dir, "XDG_CONFIG_HOME=" + g.Dir, "GIT_CONFIG_NOSYSTEM=1"},
+		Env: []string{
+			"HOME=" + g.Dir, "XDG_CONFIG_HOME=" + g.Dir, "GIT_CONFIG_NOSYSTEM=1",
+			// For the stand-in of the Ruby workers, named bundle.
+			"PATH=" + g.programs.GitalyDir + string(os.PathListSeparator) + os.Getenv("PATH"),
+		},
 		Dir:     g.Dir,
 		LogFile: filepath.Join(g.Dir, "logs", "gitaly.log"),
 		Ready:   g.healthy,

@@ -1,9 +1,11 @@
 package sandbox_test
 
 import (
+	"fmt"
 	"net/http"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -12,7 +14,9 @@ import (
 	"gitlab.com/gitlab-org/gitaly/v14/proto/go/gitalypb"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/health/grpc_health_v1"
 
+	"github.com/kas-agentk/kas/internal/testkit"
 	"github.com/kas-agentk/kas/sandbox"
 )
 
@@ -63,6 +67,47 @@ func TestGitaly_ServesAndKeepsRepositoriesOverAKill(t *testing.T) {
 	require.NoError(t, g.Stop())
 	require.False(t, g.Process.Running())
 	require.NoDirExists(t, g.Dir)
+}
+
+// Without workers that are well, Gitaly ends itself after seven minutes.
+func TestGitaly_ItsWorkersAreWell(t *testing.T) {
+	g, err := sandbox.StartGitaly(t.Context(), sandbox.GitalyConfig{Progress: os.Stderr})
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, g.Stop()) })
+	var workers []string
+	testkit.Eventually(t, func() error {
+		if workers = workersOf(t, g.Process.PID()); len(workers) != 2 {
+			return fmt.Errorf("workers listen at %v", workers)
+		}
+		return nil
+	})
+	for _, socket := range workers {
+		conn, err := grpc.NewClient("unix:"+socket, grpc.WithTransportCredentials(insecure.NewCredentials()))
+		require.NoError(t, err)
+		answer, err := grpc_health_v1.NewHealthClient(conn).Check(t.Context(), &grpc_health_v1.HealthCheckRequest{}, grpc.WaitForReady(true))
+		require.NoError(t, err)
+		require.Equal(t, grpc_health_v1.HealthCheckResponse_SERVING, answer.GetStatus())
+		require.NoError(t, conn.Close())
+	}
+}
+
+// workersOf lists the sockets of the workers that Gitaly has started.
+func workersOf(t *testing.T, gitaly int) []string {
+	t.Helper()
+	commands, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	require.NoError(t, err)
+	var sockets []string
+	for _, path := range commands {
+		command, err := os.ReadFile(path)
+		if err != nil {
+			continue // it has ended
+		}
+		args := strings.Split(strings.TrimRight(string(command), "\x00"), "\x00")
+		if len(args) == 7 && filepath.Base(args[0]) == "bundle" && args[5] == strconv.Itoa(gitaly) {
+			sockets = append(sockets, args[6])
+		}
+	}
+	return sockets
 }
 
 func TestGitaly_ListensOnASocketInADirectoryOfItsOwn(t *testing.T) {

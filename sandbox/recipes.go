@@ -59,6 +59,7 @@ var recipes = map[Part]recipe{
 			"gitlab.com/gitlab-org/gitaly/v14/cmd/gitaly",
 			"gitlab.com/gitlab-org/gitaly/v14/cmd/gitaly-hooks",
 			"gitlab.com/gitlab-org/gitaly/v14/cmd/gitaly-ssh",
+			"./cmd/bundle", // in place of Gitaly's Ruby workers
 		},
 		ldflags: "-s -w",
 	},

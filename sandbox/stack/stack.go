@@ -229,7 +229,7 @@ func once(path string, content func() string) error {
 }
 
 func read(path string) (string, error) {
-	data, err := os.ReadFile(path) //nolint:gosec // it is ours
+	data, err := os.ReadFile(path)
 	if err != nil {
 		return "", fmt.Errorf("read secret: %w", err)
 	}
