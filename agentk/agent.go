@@ -172,6 +172,7 @@ func (a *Agent) leadAs(ctx context.Context, agentID int64) error {
 		return a.elector.Lead(ctx, agentID, func(ctx context.Context) {
 			a.metrics.leader.Set(1)
 			defer a.metrics.leader.Set(0)
+			a.engine.Forget()
 			m.Run(ctx)
 		})
 	})

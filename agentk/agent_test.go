@@ -33,6 +33,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 type rig struct {
 	kas       *fakeKAS
 	engine    *fakeEngine
+	elector   Elector // nil: one without others
 	tokenFile string
 	link      *link
 	probes    string
@@ -70,7 +71,11 @@ func (r *rig) run(t *testing.T, address string, change func(*Config)) {
 	if change != nil {
 		change(&cfg)
 	}
-	a, err := New(cfg, r.engine, alwaysLeads{})
+	var elector Elector = alwaysLeads{}
+	if r.elector != nil {
+		elector = r.elector
+	}
+	a, err := New(cfg, r.engine, elector)
 	require.NoError(t, err)
 	r.link = a.link
 	ctx, cancel := context.WithCancel(t.Context())
@@ -243,6 +248,28 @@ func TestAgent_TakesOverAsAnotherAgent(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+func TestAgent_TrustsNoMemoryOfAnEarlierTerm(t *testing.T) {
+	elector := leadsWhenTold{terms: make(chan struct{}), lose: make(chan struct{})}
+	r := &rig{engine: newFakeEngine(), elector: elector, tokenFile: filepath.Join(t.TempDir(), "token")}
+	r.kas = startFakeKAS(t, nil)
+	r.run(t, "grpc://"+r.kas.address, nil)
+	r.kas.configure(5, project("a"))
+	r.kas.push("a", aSet("c1", 10, "x")...)
+	for term := 1; term <= 2; term++ {
+		elector.terms <- struct{}{}
+		testkit.Eventually(t, func() error {
+			if n := len(r.engine.commits()); n != term {
+				return fmt.Errorf("%d runs", n)
+			}
+			return nil
+		})
+		elector.lose <- struct{}{}
+	}
+	r.engine.mu.Lock()
+	defer r.engine.mu.Unlock()
+	require.Equal(t, []int{0, 1}, r.engine.runsAtForget, "before the first run of each term")
 }
 
 func TestAgent_NewerCommitPreempts(t *testing.T) {

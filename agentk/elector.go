@@ -2,7 +2,9 @@ package agentk
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
@@ -78,13 +80,14 @@ func (e *leaseElector) Lead(ctx context.Context, agentID int64, work func(contex
 func (e *leaseElector) term(ctx context.Context, agentID int64, work func(context.Context)) error {
 	started := make(chan context.Context, 1)
 	name := fmt.Sprintf("agentk-%d", agentID)
+	lock := &heldLock{Interface: &resourcelock.LeaseLock{
+		LeaseMeta:  metav1.ObjectMeta{Namespace: e.cfg.Namespace, Name: name},
+		Client:     e.cfg.Leases,
+		LockConfig: resourcelock.ResourceLockConfig{Identity: e.cfg.Identity},
+	}}
 	elector, err := leaderelection.NewLeaderElector(leaderelection.LeaderElectionConfig{
-		Name: name,
-		Lock: &resourcelock.LeaseLock{
-			LeaseMeta:  metav1.ObjectMeta{Namespace: e.cfg.Namespace, Name: name},
-			Client:     e.cfg.Leases,
-			LockConfig: resourcelock.ResourceLockConfig{Identity: e.cfg.Identity},
-		},
+		Name:            name,
+		Lock:            lock,
 		LeaseDuration:   e.cfg.LeaseDuration,
 		RenewDeadline:   e.cfg.RenewDeadline,
 		RetryPeriod:     e.cfg.RetryPeriod,
@@ -122,10 +125,30 @@ func (e *leaseElector) term(ctx context.Context, agentID int64, work func(contex
 		defer stop()
 		unhook := context.AfterFunc(leading, stop) //nolint:contextcheck // the lease's context, beside ctx
 		defer unhook()
+		lock.working.Store(true)
 		work(workCtx)
+		lock.working.Store(false)
 		if ctx.Err() == nil {
 			e.cfg.Log.Warn("No longer leading: the lease could not be renewed", zap.String("lease", e.cfg.Namespace+"/"+name))
 		}
 	}
 	return nil
+}
+
+// heldLock does not give the Lease up while there is work. client-go would, at the
+// moment when it could not be renewed, although requests may still be in flight:
+// then it is left to expire.
+type heldLock struct {
+	resourcelock.Interface
+	working atomic.Bool
+}
+
+var errWorking = errors.New("work has not ended yet; the lease is left to expire")
+
+// Update implements resourcelock.Interface.
+func (l *heldLock) Update(ctx context.Context, record resourcelock.LeaderElectionRecord) error {
+	if record.HolderIdentity == "" && l.working.Load() {
+		return errWorking
+	}
+	return l.Interface.Update(ctx, record) //nolint:wrapcheck // client-go's own
 }

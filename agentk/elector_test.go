@@ -3,10 +3,12 @@ package agentk
 import (
 	"context"
 	"errors"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
+	leasev1 "k8s.io/api/coordination/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/kubernetes/fake"
@@ -18,10 +20,11 @@ import (
 
 // candidate is a replica in an election.
 type candidate struct {
-	leads, worked chan struct{}
-	finish        chan struct{}
-	cancel        context.CancelFunc
-	ended         chan error
+	// told: the work has been told to end.
+	leads, told, worked chan struct{}
+	finish              chan struct{}
+	cancel              context.CancelFunc
+	ended               chan error
 }
 
 func stand(t *testing.T, leases coordinationv1.LeasesGetter, identity string) *candidate {
@@ -33,13 +36,14 @@ func stand(t *testing.T, leases coordinationv1.LeasesGetter, identity string) *c
 	require.NoError(t, err)
 	ctx, cancel := context.WithCancel(t.Context())
 	c := &candidate{
-		leads: make(chan struct{}, 9), worked: make(chan struct{}, 9), finish: make(chan struct{}),
+		leads: make(chan struct{}, 9), told: make(chan struct{}, 9), worked: make(chan struct{}, 9), finish: make(chan struct{}),
 		cancel: cancel, ended: make(chan error, 1),
 	}
 	go func() {
 		c.ended <- e.Lead(ctx, 7, func(ctx context.Context) {
 			c.leads <- struct{}{}
 			<-ctx.Done()
+			c.told <- struct{}{}
 			<-c.finish
 			c.worked <- struct{}{}
 		})
@@ -120,5 +124,53 @@ func TestElector_StandsAgainWhenTheAPIServerIsBack(t *testing.T) {
 	client.ReactionChain = client.ReactionChain[1:]
 	client.Unlock()
 	<-c.leads
+	c.end(t)
+}
+
+func TestElector_LostLeaseIsNotGivenAwayWhileWorkGoesOn(t *testing.T) {
+	client := fake.NewClientset()
+	var renewals, released atomic.Int32
+	var away atomic.Bool
+	client.PrependReactor("update", "leases", func(action clienttesting.Action) (bool, runtime.Object, error) {
+		update, ok := action.(clienttesting.UpdateAction)
+		if !ok {
+			return false, nil, nil
+		}
+		lease, ok := update.GetObject().(*leasev1.Lease)
+		if !ok {
+			return false, nil, nil
+		}
+		if lease.Spec.HolderIdentity == nil || *lease.Spec.HolderIdentity == "" {
+			released.Add(1)
+			return false, nil, nil
+		}
+		if away.Load() {
+			return true, nil, errors.New("etcd is slow")
+		}
+		renewals.Add(1)
+		return false, nil, nil
+	})
+	c := stand(t, client.CoordinationV1(), "one")
+	<-c.leads
+	testkit.Eventually(t, func() error {
+		if renewals.Load() == 0 {
+			return errors.New("not renewed")
+		}
+		return nil
+	})
+	away.Store(true)
+	<-c.told
+	// What follows the last try to renew is the elector's look at the lease, before
+	// it would give it up.
+	testkit.Eventually(t, func() error {
+		if actions := client.Actions(); actions[len(actions)-1].GetVerb() != "get" && released.Load() == 0 {
+			return errors.New("not looked at")
+		}
+		return nil
+	})
+	require.Zero(t, released.Load(), "a request may still be in flight")
+	away.Store(false)
+	close(c.finish)
+	<-c.worked
 	c.end(t)
 }

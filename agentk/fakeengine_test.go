@@ -21,6 +21,10 @@ type fakeEngine struct {
 	busy    map[string]bool
 	overlap bool
 	watches int
+	// forgotten is how often the engine was told to forget, and runsAtForget how
+	// many runs there had been.
+	forgotten    int
+	runsAtForget []int
 }
 
 func newFakeEngine() *fakeEngine {
@@ -71,6 +75,13 @@ func (e *fakeEngine) Watch(ctx context.Context, _ gitops.Project, _ gitops.Resul
 	}
 }
 
+func (e *fakeEngine) Forget() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.forgotten++
+	e.runsAtForget = append(e.runsAtForget, len(e.runs))
+}
+
 func (e *fakeEngine) commits() []string {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -88,4 +99,33 @@ func (alwaysLeads) Lead(ctx context.Context, _ int64, work func(context.Context)
 	work(ctx)
 	<-ctx.Done()
 	return nil
+}
+
+// leadsWhenTold is an Elector that gives one term for each token.
+type leadsWhenTold struct {
+	terms chan struct{}
+	// lose ends a term.
+	lose chan struct{}
+}
+
+func (l leadsWhenTold) Lead(ctx context.Context, _ int64, work func(context.Context)) error {
+	for {
+		select {
+		case <-l.terms:
+		case <-ctx.Done():
+			return nil
+		}
+		term, end := context.WithCancel(ctx)
+		ended := make(chan struct{})
+		go func() {
+			defer close(ended)
+			work(term)
+		}()
+		select {
+		case <-l.lose:
+		case <-ctx.Done():
+		}
+		end()
+		<-ended
+	}
 }

@@ -99,10 +99,13 @@ func versionOf(restConfig *rest.Config) (func(context.Context) string, error) {
 
 // clusterEngine is the gitops engine over one cluster.
 type clusterEngine struct {
-	cluster gitops.Cluster
+	cluster *cluster.Cluster
 }
 
 var _ Engine = clusterEngine{}
+
+// Forget implements Engine.
+func (e clusterEngine) Forget() { e.cluster.Forget() }
 
 // Run implements Engine.
 func (e clusterEngine) Run(ctx context.Context, p gitops.Project, d gitops.Desired, o gitops.Observer) (gitops.Result, error) {

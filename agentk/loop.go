@@ -19,6 +19,9 @@ import (
 // Engine makes a cluster hold an object set and watches it: gitops.Run and
 // gitops.Watch over one cluster.
 type Engine interface {
+	// Forget drops what is remembered of projects that another replica may have
+	// worked on meanwhile. No run is under way.
+	Forget()
 	Run(context.Context, gitops.Project, gitops.Desired, gitops.Observer) (gitops.Result, error)
 	Watch(context.Context, gitops.Project, gitops.Result, gitops.Observer, gitops.WatchConfig) error
 }

@@ -136,6 +136,7 @@ type Readiness struct {
 	// ones PruneTimeout) has passed since Watch began. In the order of the set.
 	Late []inventory.ID
 	// Drifted objects no longer show our ownership as the run left it: somebody
-	// changed, took over or deleted them. Another Run puts them right.
+	// changed, took over or deleted them. So do those that the policy forbade to
+	// touch and that have gone, or changed hands, since. Another Run puts them right.
 	Drifted []inventory.ID
 }

@@ -54,6 +54,8 @@ type Step struct {
 	Detach bool
 	// seen: Live may be asked for the object.
 	seen bool
+	// foreign: the policy forbids to touch the live object.
+	foreign bool
 }
 
 // exists says that there is a live object.
@@ -208,7 +210,7 @@ func (pl *planner) judge(step *Step) {
 	owner := pl.s.Inventory.ID()
 	if live.Owner != owner {
 		if message := refusal(pl.p.Policy, live.Owner); message != "" {
-			step.Status.Action, step.Status.Message = ActionSkipped, message
+			step.Status.Action, step.Status.Message, step.foreign = ActionSkipped, message, true
 			step.Status.Health, _ = HealthOf(id, live, true)
 		}
 		return

@@ -49,6 +49,8 @@ type run struct {
 	order []inventory.ID
 	// status of each object, as the observer was last told.
 	status map[inventory.ID]*watched
+	// lost: the inventory could not be saved, so that inv is of no more use.
+	lost bool
 }
 
 func (r *run) all(ctx context.Context) error {
@@ -155,12 +157,13 @@ func (r *run) record(ctx context.Context, applies ...[]Step) error {
 
 // save writes the inventory, also when ctx has ended.
 func (r *run) save(ctx context.Context) error {
-	if !r.inv.Changed() {
+	if r.lost || !r.inv.Changed() {
 		return nil
 	}
 	detached, cancel := detach(ctx)
 	defer cancel()
 	if err := r.cluster.Save(detached, r.inv); err != nil {
+		r.lost = true
 		return fmt.Errorf("write the inventory: %w", err)
 	}
 	return nil
@@ -174,7 +177,11 @@ func (r *run) tell(s *Step) {
 		r.status[s.Status.ID] = w
 		r.order = append(r.order, s.Status.ID)
 	}
+	if s.Status.Action == ActionUnchanged && applied(w.status.Action) {
+		s.Status.Action = w.status.Action // what is planned again was applied by this run
+	}
 	w.status, w.seen, w.leaving, w.uid = s.Status, s.seen, s.Object == nil, s.Before.UID
+	w.foreign, w.owner = s.foreign, s.Before.Owner
 	w.ownership = inventory.Hash{}
 	if s.Object != nil && applied(s.Status.Action) {
 		entry, _ := r.inv.Get(s.Status.ID)

@@ -165,6 +165,7 @@ func TestRun_DefinitionsComeFirstAndAreAwaited(t *testing.T) {
 	require.Zero(t, result.Failed, "%v", o.newest)
 	require.Less(t, slices.Index(f.calls, "apply widgets.example.com"), slices.Index(f.calls, "apply w"))
 	require.Equal(t, "default", o.get("w").ID.Namespace)
+	require.Equal(t, gitops.ActionCreated, o.get("widgets.example.com").Action, "though it was planned twice")
 }
 
 func TestRun_UnreadableInventoryStopsEverything(t *testing.T) {
@@ -174,6 +175,48 @@ func TestRun_UnreadableInventoryStopsEverything(t *testing.T) {
 	_, err := gitops.Run(t.Context(), f, project(), set(t, cm("a", "1")), newObserver())
 	require.ErrorIs(t, err, gitops.ErrUnavailable)
 	require.Equal(t, []string{"load"}, f.calls)
+}
+
+func TestRun_InventoryThatCannotBeSavedIsNotSavedAgain(t *testing.T) {
+	w := newWorld()
+	f := w.process()
+	f.fault = func(call string) error {
+		if call == "before save" {
+			return gitops.ErrUnavailable
+		}
+		return nil
+	}
+	_, err := gitops.Run(t.Context(), f, project(), set(t, cm("a", "1")), newObserver())
+	require.ErrorIs(t, err, gitops.ErrUnavailable)
+	require.Equal(t, []string{"load", "resolve", "save"}, f.calls, "what is left is for the next load")
+}
+
+func TestRun_AnotherDefaultNamespaceMovesEverything(t *testing.T) {
+	w := newWorld()
+	f := w.process()
+	p := project()
+	run(t, f, p, set(t, cm("a", "1")))
+	p.DefaultNamespace = "elsewhere"
+	run(t, f, p, set(t, cm("a", "1")))
+	_, old := w.Live(cmID("a"))
+	require.False(t, old)
+	_, moved := w.Live(inventory.ID{GroupKind: cmID("a").GroupKind, Namespace: "elsewhere", Name: "a"})
+	require.True(t, moved)
+}
+
+func TestRun_PruneOffKeepsTheRecordForWhenItIsOn(t *testing.T) {
+	w := newWorld()
+	f := w.process()
+	p := project()
+	run(t, f, p, set(t, cm("a", "1"), cm("b", "1")))
+	p.Prune = false
+	result, _ := run(t, f, p, set(t, cm("a", "1")))
+	require.Zero(t, result.Failed)
+	require.True(t, w.names()["b"])
+	p.Prune = true
+	_, o := run(t, w.process(), p, set(t, cm("a", "1")))
+	require.Equal(t, []string{"b"}, o.removed)
+	require.False(t, w.names()["b"])
 }
 
 func TestRun_SecondWriterIsNoticed(t *testing.T) {

@@ -14,6 +14,10 @@ import (
 	"github.com/kas-agentk/kas/inventory"
 )
 
+// forgetEvery is how long deletions that have ended gather before the inventory is
+// written, unless they were the last: the garbage collector takes a while for many.
+const forgetEvery = time.Second
+
 // WatchConfig is what Watch needs beyond the run's own.
 type WatchConfig struct {
 	// Clock for the timeouts; nil: the project's.
@@ -32,6 +36,9 @@ type watched struct {
 	leaving bool
 	// uid of a leaving object.
 	uid types.UID
+	// foreign: the policy forbade to touch the live object, which was owner's.
+	foreign bool
+	owner   string
 	// ownership as the run left it; zero where the run did not apply the object.
 	ownership inventory.Hash
 }
@@ -78,6 +85,10 @@ type watcher struct {
 	index map[inventory.ID]int
 	// unready and drifted objects, by index.
 	unready, drifted map[int]struct{}
+	// leaving is how many objects are being deleted, and gone those that are gone
+	// and still on the inventory.
+	leaving int
+	gone    []inventory.ID
 	// told is the readiness that was last told; nil: none.
 	told *Readiness
 	// appliesLate and prunesLate: the timeout has passed.
@@ -99,6 +110,9 @@ func (w *watcher) indexObjects() []schema.GroupKind {
 		}
 		id := w.objects[i].status.ID
 		w.index[id] = i
+		if w.objects[i].status.Action == ActionPruning {
+			w.leaving++
+		}
 		if _, ok := seen[id.GroupKind]; !ok {
 			seen[id.GroupKind] = struct{}{}
 			kinds = append(kinds, id.GroupKind)
@@ -146,7 +160,11 @@ func (w *watcher) loop(ctx context.Context, clk clock.Clock) error {
 	defer stopReconcile()
 	prune, stopPrune := timer(clk, w.project.PruneTimeout)
 	defer stopPrune()
+	var gather <-chan time.Time
+	stopGather := func() bool { return false }
+	defer func() { stopGather() }()
 	for {
+		forget := false
 		select {
 		case <-ctx.Done():
 			return nil
@@ -155,13 +173,22 @@ func (w *watcher) loop(ctx context.Context, clk clock.Clock) error {
 		case <-prune:
 			w.prunesLate = true
 		case <-w.wake:
-			var gone []inventory.ID
 			for _, i := range w.take() {
 				if w.look(&w.objects[i], i) {
-					gone = append(gone, w.objects[i].status.ID)
+					w.gone = append(w.gone, w.objects[i].status.ID)
+					w.leaving--
 				}
 			}
-			if err := w.forget(ctx, gone); err != nil && ctx.Err() == nil {
+			if len(w.gone) > 0 && gather == nil {
+				gather, stopGather = timer(clk, forgetEvery)
+			}
+		case <-gather:
+			forget = true
+		}
+		if forget || len(w.gone) > 0 && w.leaving == 0 {
+			stopGather()
+			gather = nil
+			if err := w.forget(ctx); err != nil && ctx.Err() == nil {
 				return err
 			}
 		}
@@ -203,8 +230,9 @@ func (w *watcher) look(obj *watched, i int) bool {
 		w.observer.Object(obj.status)
 	}
 	note(w.unready, i, obj.counts() && (health != HealthCurrent || obj.leaving))
-	note(w.drifted, i, applied(obj.status.Action) &&
-		(!exists || live.Owner != w.project.Key || live.Ownership != obj.ownership))
+	note(w.drifted, i, obj.foreign && (!exists || live.Owner != obj.owner) ||
+		applied(obj.status.Action) &&
+			(!exists || live.Owner != w.project.Key || live.Ownership != obj.ownership))
 	return false
 }
 
@@ -216,11 +244,10 @@ func note(set map[int]struct{}, i int, in bool) {
 	}
 }
 
-// forget takes pruned objects off the inventory.
-func (w *watcher) forget(ctx context.Context, gone []inventory.ID) error {
-	if len(gone) == 0 {
-		return nil
-	}
+// forget takes pruned objects that are gone off the inventory.
+func (w *watcher) forget(ctx context.Context) error {
+	gone := w.gone
+	w.gone = nil
 	inv, err := w.cluster.Load(ctx, w.project.Key)
 	if err != nil {
 		return fmt.Errorf("read the inventory: %w", err)

@@ -2,6 +2,7 @@ package gitops_test
 
 import (
 	"context"
+	"fmt"
 	"testing"
 	"time"
 
@@ -137,4 +138,63 @@ func TestWatch_TellsOnceWhereThereIsNothing(t *testing.T) {
 	f := newWorld().process()
 	result, o := run(t, f, project(), set(t))
 	require.True(t, (<-watch(t, f, project(), result, o).told).Ready)
+}
+
+func TestWatch_TellsWhenWhatStoodInTheWayIsGone(t *testing.T) {
+	w := newWorld()
+	other := project()
+	other.Key = "9-9"
+	foreign := set(t, cm("a", "theirs"))
+	run(t, &fakeCluster{world: w, fault: func(string) error { return nil }, inv: inventory.New("9-9")}, other, foreign)
+
+	f := w.process()
+	f.inv = inventory.New(owner)
+	result, o := run(t, f, project(), set(t, cm("a", "1"), cm("b", "1")))
+	require.Equal(t, 1, result.Failed)
+	require.Equal(t, gitops.ActionSkipped, o.get("a").Action)
+	watching := watch(t, f, project(), result, o)
+	require.Empty(t, (<-watching.told).Drifted)
+
+	w.remove(cmID("a"))
+	require.Equal(t, []inventory.ID{cmID("a")}, (<-watching.told).Drifted, "now it can be applied")
+}
+
+func TestWatch_ManyDeletionsThatEndCostFewInventoryWrites(t *testing.T) {
+	const n = 20
+	w := newWorld()
+	f := w.process()
+	p := project()
+	docs := []string{cm("rest", "1")}
+	for i := range n {
+		name := fmt.Sprintf("held-%02d", i)
+		docs = append(docs, cm(name, "1"))
+		w.lingering[name] = true
+	}
+	run(t, f, p, set(t, docs...))
+	result, o := run(t, f, p, set(t, docs[0]))
+	pruned := &prunedNames{observer: o, names: make(chan string, n)}
+	watching := watch(t, f, p, result, pruned)
+	require.False(t, (<-watching.told).Ready)
+	f.calls = nil
+	for i := range n {
+		name := fmt.Sprintf("held-%02d", i)
+		w.remove(cmID(name))
+		require.Equal(t, name, <-pruned.names)
+	}
+	require.True(t, (<-watching.told).Ready)
+	require.Equal(t, map[string]bool{"rest": true}, w.recorded(t))
+	require.Equal(t, []string{"save"}, f.calls)
+}
+
+// prunedNames tells of objects that are gone.
+type prunedNames struct {
+	*observer
+	names chan string
+}
+
+func (p *prunedNames) Object(s gitops.ObjectStatus) {
+	p.observer.Object(s)
+	if s.Action == gitops.ActionPruned {
+		p.names <- s.ID.Name
+	}
 }

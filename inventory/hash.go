@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"strconv"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
@@ -47,10 +48,12 @@ func ParseHash(s string) (Hash, error) {
 }
 
 // OwnershipOf is the hash of the fields of an object that manager owns by
-// server-side apply: of their names, not of their values, and not of the time. When
-// anyone else changes or removes one of them, the API server takes it out of the
-// manager's entry, so that the hash changes. It is zero where the manager owns
-// nothing.
+// server-side apply: of their names, and of the time of the manager's last apply that
+// changed something. When anyone else changes or removes one of them, the API server
+// takes it out of the manager's entry; when somebody applies other values in the
+// manager's name, such as a replica that does not know yet that it leads no more, or
+// a process that died before it could record what it did, the time is another.
+// Either way the hash changes. It is zero where the manager owns nothing.
 func OwnershipOf(entries []metav1.ManagedFieldsEntry, manager string) Hash {
 	var own []string
 	for i := range entries {
@@ -58,7 +61,11 @@ func OwnershipOf(entries []metav1.ManagedFieldsEntry, manager string) Hash {
 		if e.Manager != manager || e.Operation != metav1.ManagedFieldsOperationApply || e.Subresource != "" {
 			continue
 		}
-		own = append(own, e.APIVersion+"\n"+canonicalFields(e.FieldsV1))
+		applied := ""
+		if e.Time != nil {
+			applied = strconv.FormatInt(e.Time.Unix(), 10)
+		}
+		own = append(own, e.APIVersion+"\n"+applied+"\n"+canonicalFields(e.FieldsV1))
 	}
 	if len(own) == 0 {
 		return Hash{}

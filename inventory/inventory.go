@@ -42,6 +42,10 @@ type shard struct {
 	// source: something moved from here to another shard since the last Save, so
 	// the other is written first and nothing may move in meanwhile.
 	source bool
+	// target: something moved here since the last Save, so nothing may move out
+	// meanwhile, lest this shard had to be written both before and after others. It
+	// rather grows a little beyond its limit.
+	target bool
 	// unreadable data is written back as it is.
 	unreadable map[string]string
 }
@@ -95,7 +99,7 @@ func (inv *Inventory) Set(id ID, e Entry) {
 		}
 		sh := inv.shards[old.shard]
 		grown := sh.size - entrySize(id, old.Entry) + size
-		if grown <= shardBytes {
+		if grown <= shardBytes || sh.target {
 			sh.size, sh.dirty = grown, true
 			inv.slots[id] = slot{Entry: e, shard: old.shard}
 			return
@@ -104,6 +108,7 @@ func (inv *Inventory) Set(id ID, e Entry) {
 		sh.source = true
 	}
 	n := inv.place(size)
+	inv.shards[n].target = inv.shards[n].target || had
 	inv.shards[n].size += size
 	inv.shards[n].dirty = true
 	inv.slots[id] = slot{Entry: e, shard: n}

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
@@ -168,6 +169,27 @@ func TestInventory_LosesNoIDWhereverASaveIsInterrupted(t *testing.T) {
 	require.Greater(t, crashed, 3)
 }
 
+func TestInventory_WhatMovedDoesNotMoveOnBeforeItIsSaved(t *testing.T) {
+	m := newMemory()
+	inv := load(t, m)
+	// A shard full of entries that are about to grow, and one that has room.
+	var ids []ID
+	for i := 0; len(inv.shards) < 2 || inv.shards[1].size < shardBytes/2; i++ {
+		ids = append(ids, id(fmt.Sprintf("d-%05d", i)))
+		inv.Set(ids[i], Entry{})
+	}
+	require.NoError(t, inv.Save(t.Context(), m))
+	for _, k := range ids {
+		inv.Set(k, entry("x"))
+	}
+	for k, s := range inv.slots {
+		if sh := inv.shards[s.shard]; sh.source {
+			name, _ := keyOf(k)
+			require.Contains(t, m.shards[sh.name].Data, name, "moved into a shard that others moved out of")
+		}
+	}
+}
+
 func TestInventory_RefusesToOverwriteASecondWriter(t *testing.T) {
 	m := newMemory()
 	one, two := load(t, m), load(t, m)
@@ -286,7 +308,7 @@ func FuzzCodec_DecodeForeignBytes(f *testing.F) {
 	})
 }
 
-func TestOwnershipOf_HashesNamesOfOurAppliedFieldsOnly(t *testing.T) {
+func TestOwnershipOf_HashesNamesAndTimeOfOurAppliedFieldsOnly(t *testing.T) {
 	fields := func(json string) *metav1.FieldsV1 { f := &metav1.FieldsV1{}; f.SetRawBytes([]byte(json)); return f }
 	ours := metav1.ManagedFieldsEntry{Manager: "agentk", Operation: "Apply", APIVersion: "v1", FieldsV1: fields(`{"f:a":{},"f:b":{}}`)}
 	base := OwnershipOf([]metav1.ManagedFieldsEntry{ours}, "agentk")
@@ -294,8 +316,6 @@ func TestOwnershipOf_HashesNamesOfOurAppliedFieldsOnly(t *testing.T) {
 
 	reordered := ours
 	reordered.FieldsV1 = fields(`{"f:b": {}, "f:a": {}}`)
-	now := metav1.Now()
-	reordered.Time = &now
 	foreign := metav1.ManagedFieldsEntry{Manager: "kubectl", Operation: "Apply", APIVersion: "v1", FieldsV1: fields(`{"f:c":{}}`)}
 	update := metav1.ManagedFieldsEntry{Manager: "agentk", Operation: "Update", APIVersion: "v1", FieldsV1: fields(`{"f:c":{}}`)}
 	require.Equal(t, base, OwnershipOf([]metav1.ManagedFieldsEntry{foreign, reordered, update}, "agentk"))
@@ -304,6 +324,14 @@ func TestOwnershipOf_HashesNamesOfOurAppliedFieldsOnly(t *testing.T) {
 	lost.FieldsV1 = fields(`{"f:a":{}}`)
 	require.NotEqual(t, base, OwnershipOf([]metav1.ManagedFieldsEntry{lost}, "agentk"))
 	require.True(t, OwnershipOf([]metav1.ManagedFieldsEntry{foreign}, "agentk").IsZero())
+
+	// The same fields with other values: somebody applied in our name.
+	again := ours
+	again.Time = &metav1.Time{Time: time.Unix(1_700_000_000, 5)}
+	applied := OwnershipOf([]metav1.ManagedFieldsEntry{again}, "agentk")
+	require.NotEqual(t, base, applied)
+	again.Time = &metav1.Time{Time: time.Unix(1_700_000_000, 0).UTC()}
+	require.Equal(t, applied, OwnershipOf([]metav1.ManagedFieldsEntry{again}, "agentk"), "to the second, as it is sent")
 }
 
 func TestParseHash_RefusesWhatIsNoHash(t *testing.T) {

@@ -104,7 +104,7 @@ func (inv *Inventory) Save(ctx context.Context, st Storage) error {
 		}
 	}
 	for n := range data {
-		inv.shards[n].dirty, inv.shards[n].source = false, false
+		inv.shards[n].dirty, inv.shards[n].source, inv.shards[n].target = false, false, false
 	}
 	return nil
 }

@@ -35,7 +35,7 @@ func NewCommand() *cobra.Command {
 			defer func() { _ = log.Sync() }() // standard error often cannot be synced
 			log.Info("kas starts", zap.String("version", version.String()))
 			if err := Run(cmd.Context(), Options{Configuration: cfg, Log: log}); err != nil {
-				return err
+				return locate(configurationFile, err)
 			}
 			log.Info("kas has ended")
 			return nil

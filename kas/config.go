@@ -1,10 +1,12 @@
 package kas
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/url"
 	"os"
+	"strings"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -73,16 +75,44 @@ func LoadConfiguration(path string) (*kascfg.ConfigurationFile, error) {
 		return nil, err
 	}
 	complete(cfg.ProtoReflect(), DefaultConfiguration().ProtoReflect())
-	if cfg.GetGitlab().GetExternalUrl() == "" {
-		cfg.Gitlab.ExternalUrl = cfg.GetGitlab().GetAddress()
-	}
 	if cfg.GetApi().GetListen().GetAuthenticationSecretFile() == "" {
 		cfg.Api.Listen.AuthenticationSecretFile = cfg.GetGitlab().GetAuthenticationSecretFile()
 	}
 	if err := validate(cfg); err != nil {
-		return nil, &protoconf.Error{Path: path, Message: err.Error()}
+		return nil, locate(path, err)
 	}
 	return cfg, nil
+}
+
+// settingError is something that a setting is to blame for.
+type settingError struct {
+	// key as it is written, for example "agent.listen.address".
+	key string
+	err error
+}
+
+// Error implements error.
+func (e *settingError) Error() string { return e.key + ": " + e.err.Error() }
+
+// Unwrap returns what is wrong.
+func (e *settingError) Unwrap() error { return e.err }
+
+func wrong(key, format string, args ...any) error {
+	return &settingError{key: key, err: fmt.Errorf(format, args...)}
+}
+
+// locate turns an error that a setting is to blame for into a *protoconf.Error that names
+// the configuration file and the setting's line there; others stay as they are.
+func locate(path string, err error) error {
+	var setting *settingError
+	if !errors.As(err, &setting) {
+		return err
+	}
+	located := &protoconf.Error{Path: path, Message: err.Error()}
+	if data, err := os.ReadFile(path); err == nil {
+		located.Line = protoconf.LineOf(data, strings.Split(setting.key, "."))
+	}
+	return located
 }
 
 // complete sets the fields of m that are not set to those of defaults. A duration that is
@@ -105,7 +135,7 @@ var durationName = proto.MessageName(&durationpb.Duration{})
 func validate(cfg *kascfg.ConfigurationFile) error {
 	address, err := url.Parse(cfg.GetGitlab().GetAddress())
 	if err != nil || (address.Scheme != "http" && address.Scheme != "https") || address.Host == "" {
-		return fmt.Errorf("gitlab.address: %q is not an http:// or https:// URL", cfg.GetGitlab().GetAddress())
+		return wrong("gitlab.address", "%q is not an http:// or https:// URL", cfg.GetGitlab().GetAddress())
 	}
 	for _, listen := range []struct {
 		key    string
@@ -124,33 +154,54 @@ func validate(cfg *kascfg.ConfigurationFile) error {
 		"agent.gitops.poll_period":        cfg.GetAgent().GetGitops().GetPollPeriod(),
 	} {
 		if period.AsDuration() < minPollPeriod {
-			return fmt.Errorf("%s: %s is too short, the least is %s", key, period.AsDuration(), minPollPeriod)
+			return wrong(key, "%s is too short, the least is %s", period.AsDuration(), minPollPeriod)
+		}
+	}
+	return validateSizes(cfg.GetAgent().GetGitops())
+}
+
+// validateSizes makes sure that sizes can be counted with.
+func validateSizes(g *kascfg.Gitops) error {
+	const most = 1 << 50
+	for key, size := range map[string]uint64{
+		"agent.gitops.blob_cache_size":              g.GetBlobCacheSize(),
+		"agent.gitops.max_total_manifest_file_size": g.GetMaxTotalManifestFileSize(),
+	} {
+		if size > most {
+			return wrong(key, "%d bytes are too many, the most is %d", size, uint64(most))
 		}
 	}
 	return nil
 }
 
-// minPollPeriod keeps a typing mistake from flooding Gitaly.
-const minPollPeriod = 100 * time.Millisecond
+const (
+	// minPollPeriod keeps a typing mistake from flooding Gitaly.
+	minPollPeriod = 100 * time.Millisecond
+	// minConnectionAge likewise from making every agent reconnect all the time.
+	minConnectionAge = time.Second
+)
 
 func validateListen(key string, l *kascfg.Listen) error {
 	switch l.GetNetwork() {
 	case "tcp", "tcp4", "tcp6":
 		if _, _, err := net.SplitHostPort(l.GetAddress()); err != nil {
-			return fmt.Errorf("%s.address: %w; write HOST:PORT", key, err)
+			return wrong(key+".address", "%w; write HOST:PORT", err)
 		}
 	case "unix":
 	default:
-		return fmt.Errorf("%s.network: %q is none of tcp, tcp4, tcp6 and unix", key, l.GetNetwork())
+		return wrong(key+".network", "%q is none of tcp, tcp4, tcp6 and unix", l.GetNetwork())
 	}
 	if (l.GetCertificateFile() == "") != (l.GetKeyFile() == "") {
-		return fmt.Errorf("%s: certificate_file and key_file go together, only one is set", key)
+		return wrong(key, "certificate_file and key_file go together, only one is set")
 	}
 	if l.GetAuthenticationSecretFile() != "" && key != "api.listen" {
-		return fmt.Errorf("%s.authentication_secret_file: only api.listen has one", key)
+		return wrong(key+".authentication_secret_file", "only api.listen has one")
+	}
+	if age := l.GetMaxConnectionAge().AsDuration(); age > 0 && age < minConnectionAge {
+		return wrong(key+".max_connection_age", "%s is too short, the least is %s, or 0s for no limit", age, minConnectionAge)
 	}
 	if l.GetMaxConnectionAge() != nil && key == "observability.listen" {
-		return fmt.Errorf("%s.max_connection_age: only agent.listen and api.listen have one", key)
+		return wrong(key+".max_connection_age", "only agent.listen and api.listen have one")
 	}
 	return nil
 }

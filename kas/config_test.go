@@ -8,7 +8,6 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
-	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/testing/protocmp"
 
@@ -124,13 +123,6 @@ agent:
 	}
 }
 
-func TestDefaultConfiguration_IsTheCallers(t *testing.T) {
-	DefaultConfiguration().Agent.InfoCacheTtl.Seconds = 1
-	if proto.Equal(DefaultConfiguration().GetAgent().GetInfoCacheTtl(), nil) || DefaultConfiguration().GetAgent().GetInfoCacheTtl().GetSeconds() == 1 {
-		t.Error("the defaults were changed by a caller")
-	}
-}
-
 func TestLoadConfiguration_NamesTheMistake(t *testing.T) {
 	for name, row := range map[string]struct{ file, want string }{
 		"a key that does not exist": {
@@ -144,25 +136,31 @@ func TestLoadConfiguration_NamesTheMistake(t *testing.T) {
 			strings.Replace(required, "https://gitlab.example.com", "gitlab.example.com", 1), "gitlab.address",
 		},
 		"an address of a strange scheme": {
-			strings.Replace(required, "https:", "ftp:", 1), `kas.yaml: gitlab.address: "ftp://gitlab.example.com" is not an http:// or https:// URL`,
+			strings.Replace(required, "https:", "ftp:", 1), `kas.yaml:2: gitlab.address: "ftp://gitlab.example.com" is not an http:// or https:// URL`,
 		},
 		"a certificate without a key": {
-			required + "agent: {listen: {certificate_file: x}}\n", "kas.yaml: agent.listen: certificate_file and key_file go together, only one is set",
+			required + "agent: {listen: {certificate_file: x}}\n", "kas.yaml:4: agent.listen: certificate_file and key_file go together, only one is set",
 		},
 		"a port is missing": {
-			required + "api: {listen: {address: localhost}}\n", "kas.yaml: api.listen.address: address localhost: missing port in address; write HOST:PORT",
+			required + "api: {listen: {address: localhost}}\n", "kas.yaml:4: api.listen.address: address localhost: missing port in address; write HOST:PORT",
 		},
 		"a network that does not exist": {
-			required + "api: {listen: {network: udp}}\n", `kas.yaml: api.listen.network: "udp" is none of tcp, tcp4, tcp6 and unix`,
+			required + "api: {listen: {network: udp}}\n", `kas.yaml:4: api.listen.network: "udp" is none of tcp, tcp4, tcp6 and unix`,
 		},
 		"polling without pause": {
-			required + "agent: {gitops: {poll_period: 0s}}\n", "kas.yaml: agent.gitops.poll_period: 0s is too short, the least is 100ms",
+			required + "agent: {gitops: {poll_period: 0s}}\n", "kas.yaml:4: agent.gitops.poll_period: 0s is too short, the least is 100ms",
+		},
+		"a size beyond reason": {
+			required + "agent:\n  gitops:\n    blob_cache_size: 18446744073709551615\n", "kas.yaml:6: agent.gitops.blob_cache_size: 18446744073709551615 bytes are too many",
+		},
+		"connections that end at once": {
+			required + "agent: {listen: {max_connection_age: 5ns}}\n", "kas.yaml:4: agent.listen.max_connection_age: 5ns is too short, the least is 1s, or 0s for no limit",
 		},
 		"a key where it means nothing": {
-			required + "observability: {listen: {max_connection_age: 1h}}\n", "kas.yaml: observability.listen.max_connection_age: only agent.listen and api.listen have one",
+			required + "observability: {listen: {max_connection_age: 1h}}\n", "kas.yaml:4: observability.listen.max_connection_age: only agent.listen and api.listen have one",
 		},
 		"a secret where it means nothing": {
-			required + "agent: {listen: {authentication_secret_file: x}}\n", "kas.yaml: agent.listen.authentication_secret_file: only api.listen has one",
+			required + "agent: {listen: {authentication_secret_file: x}}\n", "kas.yaml:4: agent.listen.authentication_secret_file: only api.listen has one",
 		},
 		"a level that does not exist": {
 			required + "observability: {logging: {level: loud}}\n", "kas.yaml:4: observability.logging.level: value must be in list",

@@ -96,20 +96,20 @@ func (h *house) buildServers(cfg *kascfg.ConfigurationFile, log *zap.Logger, con
 	if err != nil {
 		return err
 	}
-	agentTLS, err := serverTLS("agent.listen", cfg.GetAgent().GetListen())
+	agentTLS, err := serverTLS("agent.listen", cfg.GetAgent().GetListen(), log)
 	if err != nil {
 		return err
 	}
-	apiTLS, err := serverTLS("api.listen", cfg.GetApi().GetListen())
+	apiTLS, err := serverTLS("api.listen", cfg.GetApi().GetListen(), log)
 	if err != nil {
 		return err
 	}
-	if h.observabilityTLS, err = serverTLS("observability.listen", cfg.GetObservability().GetListen()); err != nil {
+	if h.observabilityTLS, err = serverTLS("observability.listen", cfg.GetObservability().GetListen(), log); err != nil {
 		return err
 	}
 	secret, err := jwtauth.LoadSecret(cfg.GetApi().GetListen().GetAuthenticationSecretFile())
 	if err != nil {
-		return fmt.Errorf("api.listen.authentication_secret_file: %w", err)
+		return wrong("api.listen.authentication_secret_file", "%w", err)
 	}
 	auth := rails.Auth{Secret: secret, Clock: clock.RealClock{}}
 
@@ -146,7 +146,7 @@ func (h *house) close(log *zap.Logger) {
 func newRails(cfg *kascfg.Gitlab, registerer prometheus.Registerer) (*rails.Client, error) {
 	secret, err := jwtauth.LoadSecret(cfg.GetAuthenticationSecretFile())
 	if err != nil {
-		return nil, fmt.Errorf("gitlab.authentication_secret_file: %w", err)
+		return nil, wrong("gitlab.authentication_secret_file", "%w", err)
 	}
 	roots, err := rootCAs(cfg.GetCaCertificateFile())
 	if err != nil {
@@ -161,7 +161,7 @@ func newRails(cfg *kascfg.Gitlab, registerer prometheus.Registerer) (*rails.Clie
 		Clock:   clock.RealClock{},
 	}, registerer)
 	if err != nil {
-		return nil, fmt.Errorf("gitlab.address: %w", err)
+		return nil, wrong("gitlab.address", "%w", err)
 	}
 	return client, nil
 }

@@ -2,12 +2,7 @@ package kas
 
 import (
 	"context"
-	"crypto/tls"
-	"crypto/x509"
-	"errors"
-	"fmt"
 	"net"
-	"os"
 
 	"github.com/kas-agentk/kas/api/kascfg"
 )
@@ -53,40 +48,9 @@ func listenAll(ctx context.Context, cfg *kascfg.ConfigurationFile) (*listeners, 
 		opened, err := (&net.ListenConfig{}).Listen(ctx, one.cfg.GetNetwork(), one.cfg.GetAddress())
 		if err != nil {
 			l.close()
-			return nil, fmt.Errorf("%s: %w", one.key, err)
+			return nil, wrong(one.key+".address", "%w", err)
 		}
 		*one.into = opened
 	}
 	return l, nil
-}
-
-// serverTLS returns what a listener's certificate asks for; nil: plaintext.
-func serverTLS(key string, l *kascfg.Listen) (*tls.Config, error) {
-	if l.GetCertificateFile() == "" {
-		return nil, nil
-	}
-	certificate, err := tls.LoadX509KeyPair(l.GetCertificateFile(), l.GetKeyFile())
-	if err != nil {
-		return nil, fmt.Errorf("%s: load certificate_file and key_file: %w", key, err)
-	}
-	return &tls.Config{Certificates: []tls.Certificate{certificate}, MinVersion: tls.VersionTLS12}, nil
-}
-
-// rootCAs returns the system's authorities and those of a file; nil: only the system's.
-func rootCAs(path string) (*x509.CertPool, error) {
-	if path == "" {
-		return nil, nil
-	}
-	pem, err := os.ReadFile(path)
-	if err != nil {
-		return nil, fmt.Errorf("gitlab.ca_certificate_file: %w", err)
-	}
-	pool, err := x509.SystemCertPool()
-	if err != nil {
-		pool = x509.NewCertPool()
-	}
-	if !pool.AppendCertsFromPEM(pem) {
-		return nil, fmt.Errorf("gitlab.ca_certificate_file: %w", errors.New(path+" holds no PEM certificate"))
-	}
-	return pool, nil
 }

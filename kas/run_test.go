@@ -38,7 +38,12 @@ import (
 	"github.com/kas-agentk/kas/internal/testkit"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if os.Getenv(asProcess) != "" {
+		os.Exit(Main())
+	}
+	goleak.VerifyTestMain(m)
+}
 
 var secret = bytes.Repeat([]byte("s"), 32)
 
@@ -99,6 +104,12 @@ type running struct {
 
 func start(t *testing.T) *running {
 	t.Helper()
+	return startWith(t, `{address: "127.0.0.1:0"}`)
+}
+
+// startWith runs kas with all three listeners configured as listen says.
+func startWith(t *testing.T, listen string) *running {
+	t.Helper()
 	r := &running{rails: &fakeRails{}}
 	server := httptest.NewServer(r.rails)
 	t.Cleanup(server.Close)
@@ -107,11 +118,11 @@ func start(t *testing.T) *running {
 		t.Fatal(err)
 	}
 	cfg := load(t, writeConfiguration(t, fmt.Sprintf(`
-gitlab: {address: %q, authentication_secret_file: %q}
-agent: {listen: {address: "127.0.0.1:0"}, configuration: {poll_period: 100ms}, gitops: {poll_period: 100ms}}
-api: {listen: {address: "127.0.0.1:0"}}
-observability: {listen: {address: "127.0.0.1:0"}}
-`, server.URL, secretFile)))
+gitlab: {address: %[1]q, authentication_secret_file: %[2]q}
+agent: {listen: %[3]s, configuration: {poll_period: 100ms}, gitops: {poll_period: 100ms}}
+api: {listen: %[3]s}
+observability: {listen: %[3]s}
+`, server.URL, secretFile, listen)))
 	ctx, cancel := context.WithCancel(t.Context())
 	listening := make(chan Addresses, 1)
 	done := make(chan error, 1)
@@ -274,7 +285,7 @@ func TestRun_ListenerIsTaken(t *testing.T) {
 	cfg := DefaultConfiguration()
 	cfg.Api.Listen.Address = taken.Addr().String()
 	cfg.Agent.Listen.Address = "127.0.0.1:0"
-	if _, err := listenAll(t.Context(), cfg); err == nil || !strings.HasPrefix(err.Error(), "api.listen: ") {
+	if _, err := listenAll(t.Context(), cfg); err == nil || !strings.HasPrefix(err.Error(), "api.listen.address: ") {
 		t.Errorf("got %v", err)
 	}
 }
@@ -292,7 +303,7 @@ func TestCommand_SaysWhatIsWrong(t *testing.T) {
 		},
 		"no secret": {
 			[]string{"--configuration-file=" + writeConfiguration(t, required)}, 1,
-			"kas: gitlab.authentication_secret_file: read secret: open /etc/kas/authentication_secret",
+			"kas.yaml:3: gitlab.authentication_secret_file: read secret: open /etc/kas/authentication_secret",
 		},
 		"a format that does not exist": {
 			[]string{"--log-format=x", "--configuration-file=" + writeConfiguration(t, required)}, 2, `--log-format: unknown format "x"`,

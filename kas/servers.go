@@ -18,7 +18,11 @@ const (
 	// on: the peer has been told to open the next ones on another connection.
 	connectionGrace = 10 * time.Second
 	// readBuffer of a connection, in bytes: there are many and they are mostly silent.
-	readBuffer = 16 << 10
+	readBuffer = 4 << 10
+	// maxStreams of a connection: one for each manifest project, and a few.
+	maxStreams = 5000
+	// maxHeaders of a request, in bytes: a stranger may send them.
+	maxHeaders = 64 << 10
 )
 
 // serverConfig is one gRPC server.
@@ -45,6 +49,8 @@ func newServer(cfg serverConfig) *grpc.Server {
 		}),
 		grpc.MaxRecvMsgSize(grpctool.MaxMessageSize),
 		grpc.ReadBufferSize(readBuffer),
+		grpc.MaxConcurrentStreams(maxStreams),
+		grpc.MaxHeaderListSize(maxHeaders),
 		grpc.ChainUnaryInterceptor(cfg.unary...),
 		grpc.ChainStreamInterceptor(cfg.stream...),
 	}

@@ -3,7 +3,7 @@ package manifests_test
 import (
 	"fmt"
 
-	"github.com/kas-agentk/kas/manifests" //nolint:depguard // an example reads as a user of the room writes it
+	"github.com/kas-agentk/kas/manifests"
 )
 
 func Example() {

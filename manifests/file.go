@@ -24,15 +24,17 @@ type FileResult struct {
 
 // ParseFile reads the objects of a YAML or JSON file.
 func ParseFile(path string, data []byte, limits Limits) FileResult {
-	f := &file{result: FileResult{Path: path, Size: int64(len(data))}, limits: limits}
-	f.parse(data)
+	f := newFile(path, int64(len(data)), limits)
+	if f.named(path) {
+		f.parse(data)
+	}
 	return f.result
 }
 
 // TooLarge is the result of a file that is larger than limits allow, and therefore
 // was not read.
 func TooLarge(path string, size int64, limits Limits) FileResult {
-	f := &file{result: FileResult{Path: path, Size: size}, limits: limits}
+	f := newFile(path, size, limits)
 	f.tooLarge()
 	return f.result
 }
@@ -42,6 +44,21 @@ type file struct {
 	result FileResult
 	limits Limits
 	untold int
+}
+
+// newFile makes sure that the path can be told: Git allows any bytes in it, JSON and
+// protobuf only UTF-8.
+func newFile(path string, size int64, limits Limits) *file {
+	return &file{result: FileResult{Path: toValidUTF8(path), Size: size}, limits: limits}
+}
+
+// named tells whether the file's name is usable.
+func (f *file) named(path string) bool {
+	if f.result.Path == path {
+		return true
+	}
+	f.error(&mistake{message: "the file's name is not UTF-8: rename it, or leave it out by the globs"})
+	return false
 }
 
 func (f *file) tooLarge() {

@@ -383,3 +383,17 @@ func BenchmarkParseFile_Thousand(b *testing.B) {
 		}
 	}
 }
+
+func TestParseFile_ANameThatIsNotUTF8IsAMistakeThatCanBeTold(t *testing.T) {
+	data := []byte("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a}\n")
+	for name, result := range map[string]FileResult{
+		"a file":            ParseFile("caf\xe9.yaml", data, DefaultLimits()),
+		"one too large too": TooLarge("caf\xe9.yaml", 1<<40, DefaultLimits()),
+	} {
+		t.Run(name, func(t *testing.T) {
+			if len(result.Objects) != 0 || len(result.Errors) != 1 || result.Path != "caf\uFFFD.yaml" || result.Errors[0].Path != result.Path {
+				t.Errorf("got %+v", result)
+			}
+		})
+	}
+}

@@ -11,8 +11,12 @@ import (
 // DefaultGlob selects what GitLab selects by default.
 const DefaultGlob = "/**/*.{yaml,yml,json}"
 
-// maxGlobLength in bytes: matching a longer pattern may take long.
-const maxGlobLength = 1024
+const (
+	// maxGlobLength in bytes: matching a longer pattern may take long.
+	maxGlobLength = 1024
+	// maxAlternatives is how many patterns the braces of one may stand for: each is tried.
+	maxAlternatives = 1000
+)
 
 // Selector tells which paths of a repository are manifests.
 type Selector struct {
@@ -37,12 +41,41 @@ func NewSelector(globs []string) (*Selector, error) {
 		case !doublestar.ValidatePattern(relative):
 			return nil, fmt.Errorf("glob %q is not a valid pattern: check its brackets and braces", glob)
 		}
+		if alternatives(relative) > maxAlternatives {
+			return nil, fmt.Errorf("glob %.40q… has braces that stand for more than %d patterns: write several globs", glob, maxAlternatives)
+		}
 		if !slices.Contains(s.globs, relative) {
 			s.globs = append(s.globs, relative)
 		}
 	}
 	slices.Sort(s.globs) // so that equal sets of globs have equal keys
 	return s, nil
+}
+
+// alternatives counts, up to a little beyond maxAlternatives, the patterns that a valid
+// glob's braces stand for.
+func alternatives(glob string) int {
+	type group struct{ sum, product int } // of the branches that are over, and of this one
+	open := []group{{product: 1}}
+	for i := 0; i < len(glob); i++ {
+		top := &open[len(open)-1]
+		switch glob[i] {
+		case '\\':
+			i++ // what follows means itself
+		case '{':
+			open = append(open, group{product: 1})
+		case ',':
+			top.sum, top.product = top.sum+top.product, 1
+		case '}':
+			if len(open) > 1 {
+				inner := top.sum + top.product
+				open = open[:len(open)-1]
+				outer := &open[len(open)-1]
+				outer.product = min(outer.product*inner, maxAlternatives+1)
+			}
+		}
+	}
+	return open[0].product
 }
 
 // Key is equal for selectors that select the same by the same patterns.

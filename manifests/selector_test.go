@@ -89,3 +89,25 @@ func FuzzSelector(f *testing.F) {
 		}
 	})
 }
+
+func TestNewSelector_BoundsWhatBracesStandFor(t *testing.T) {
+	for name, row := range map[string]struct {
+		glob string
+		ok   bool
+	}{
+		"the default":              {DefaultGlob, true},
+		"as many as are allowed":   {strings.Repeat("{a,b,c,d,e,f,g,h,i,j}", 3), true},
+		"a few too many":           {strings.Repeat("{a,b,c,d,e,f,g,h,i,j}", 3) + "{a,b}", false},
+		"a bomb":                   {strings.Repeat("{a,a}", 200), false},
+		"a nested bomb":            {"{" + strings.Repeat("{a,a}", 150) + ",x}", false},
+		"nested, but few":          {"{a,{b,c},{d,{e,f}}}/*.yaml", true},
+		"braces that are escaped":  {strings.Repeat(`\{a,b\}`, 50), true},
+		"commas outside of braces": {strings.Repeat("a,", 200), true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if _, err := NewSelector([]string{row.glob}); (err == nil) != row.ok {
+				t.Errorf("got %v", err)
+			}
+		})
+	}
+}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -56,7 +57,9 @@ type Cache struct {
 	mu        sync.Mutex
 	resources map[schema.GroupResource]*resource
 	// previous objects of resources whose informer failed and was dropped.
-	previous    map[schema.GroupResource]cache.Store
+	previous map[schema.GroupResource]cache.Store
+	// holds counts who waits for changes of a resource.
+	holds       map[schema.GroupResource]int
 	subscribers map[int]Handler
 	next        int
 }
@@ -89,6 +92,7 @@ func New(cfg Config) (*Cache, error) {
 		starts:      make(chan *resource),
 		resources:   map[schema.GroupResource]*resource{},
 		previous:    map[schema.GroupResource]cache.Store{},
+		holds:       map[schema.GroupResource]int{},
 		subscribers: map[int]Handler{},
 	}, nil
 }
@@ -201,12 +205,37 @@ func (c *Cache) drop(r *resource, keep bool) {
 	r.stop()
 }
 
-// reap drops what nobody has asked for in a long time.
+// Hold keeps resources followed, once they are, for somebody who waits for their
+// changes and may ask for nothing for a long time, until release is called.
+func (c *Cache) Hold(resources []schema.GroupResource) (release func()) {
+	held := slices.Clone(resources)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, gr := range held {
+		c.holds[gr]++
+	}
+	return sync.OnceFunc(func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		for _, gr := range held {
+			if c.holds[gr]--; c.holds[gr] == 0 {
+				delete(c.holds, gr)
+			}
+		}
+	})
+}
+
+// reap drops what nobody has asked for in a long time and nobody holds.
 func (c *Cache) reap(now time.Time) {
 	c.mu.Lock()
+	for gr := range c.previous {
+		if c.holds[gr] == 0 {
+			delete(c.previous, gr)
+		}
+	}
 	var idle []*resource
-	for _, r := range c.resources {
-		if now.Sub(r.used) > idleAfter {
+	for gr, r := range c.resources {
+		if c.holds[gr] == 0 && now.Sub(r.used) > idleAfter {
 			idle = append(idle, r)
 		}
 	}

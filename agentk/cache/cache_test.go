@@ -110,6 +110,24 @@ func TestCache_ForgetsWhatNobodyAsksFor(t *testing.T) {
 	<-r.quit
 }
 
+func TestCache_KeepsWhatIsHeldHoweverLongNobodyAsks(t *testing.T) {
+	clock := testclock.NewFakeClock(time.Now())
+	c := start(t, "http://127.0.0.1:0", clock)
+	gr := pods.Resource.GroupResource()
+	r := c.follow(pods)
+	require.NoError(t, c.start(t.Context(), r))
+	release := c.Hold([]schema.GroupResource{gr})
+	again := c.Hold([]schema.GroupResource{gr})
+	release()
+	release() // once is enough
+	c.reap(clock.Now().Add(idleAfter + 1))
+	require.Len(t, c.resources, 1, "somebody waits for its changes")
+	again()
+	c.reap(clock.Now().Add(idleAfter + 1))
+	require.Empty(t, c.resources)
+	require.Empty(t, c.holds)
+}
+
 func TestProject_KeepsWhatIsNeededAndNoMore(t *testing.T) {
 	c := &Cache{cfg: Config{FieldManager: "agentk"}}
 	r := &resource{cache: c, mapping: &meta.RESTMapping{
@@ -118,12 +136,13 @@ func TestProject_KeepsWhatIsNeededAndNoMore(t *testing.T) {
 	}}
 	fields := &metav1.FieldsV1{}
 	fields.SetRawBytes([]byte(`{"f:data":{"f:b":{},"f:a":{}}}`))
+	applied := metav1.Unix(1_700_000_000, 0)
 	om := metav1.ObjectMeta{
 		Name: "s", Namespace: "n", UID: "u", ResourceVersion: "7",
 		Annotations: map[string]string{"kubectl.kubernetes.io/last-applied-configuration": "secret", "keep": "this"},
 		ManagedFields: []metav1.ManagedFieldsEntry{
 			{Manager: "kubectl", Operation: "Update", APIVersion: "v1", FieldsType: "FieldsV1", FieldsV1: fields},
-			{Manager: "agentk", Operation: "Apply", APIVersion: "v1", FieldsType: "FieldsV1", FieldsV1: fields},
+			{Manager: "agentk", Operation: "Apply", APIVersion: "v1", FieldsType: "FieldsV1", FieldsV1: fields, Time: &applied},
 		},
 	}
 	want := inventory.OwnershipOf(om.ManagedFields, "agentk")
@@ -147,7 +166,7 @@ func TestProject_KeepsWhatIsNeededAndNoMore(t *testing.T) {
 		"metadata": map[string]any{"name": "s", "managedFields": []any{
 			map[string]any{"manager": "kubectl", "operation": "Update", "apiVersion": "v1"},
 			map[string]any{"manager": "agentk", "operation": "Apply", "apiVersion": "v1", "fieldsType": "FieldsV1",
-				"fieldsV1": map[string]any{"f:data": map[string]any{"f:a": map[string]any{}, "f:b": map[string]any{}}}},
+				"time": "2023-11-14T22:13:20Z", "fieldsV1": map[string]any{"f:data": map[string]any{"f:a": map[string]any{}, "f:b": map[string]any{}}}},
 		}},
 	}}
 	got, err = r.project(u)

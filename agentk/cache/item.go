@@ -3,6 +3,7 @@ package cache
 import (
 	"encoding/json"
 	"fmt"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -73,9 +74,13 @@ func ownershipOf(u *unstructured.Unstructured, manager string) inventory.Hash {
 		text := func(key string) string { s, _ := entry[key].(string); return s }
 		f := &metav1.FieldsV1{}
 		f.SetRawBytes(fields)
+		var applied *metav1.Time
+		if at, err := time.Parse(time.RFC3339, text("time")); err == nil {
+			applied = &metav1.Time{Time: at}
+		}
 		own = append(own, metav1.ManagedFieldsEntry{
 			Manager: manager, Operation: metav1.ManagedFieldsOperationApply,
-			APIVersion: text("apiVersion"), Subresource: text("subresource"), FieldsV1: f,
+			APIVersion: text("apiVersion"), Subresource: text("subresource"), Time: applied, FieldsV1: f,
 		})
 	}
 	return inventory.OwnershipOf(own, manager)

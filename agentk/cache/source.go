@@ -32,6 +32,11 @@ func (c *Cache) source(gvr schema.GroupVersionResource, opened func(error)) (cac
 func listWatch(list cache.ListWithContextFunc, open cache.WatchFuncWithContext, opened func(error)) *cache.ListWatch {
 	return &cache.ListWatch{
 		ListWithContextFunc: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
+			if o.ResourceVersion == "0" {
+				// The newest, not what some API server last heard: what is missing
+				// from the list is taken not to exist.
+				o.ResourceVersion = ""
+			}
 			l, err := list(ctx, o)
 			if ctx.Err() == nil {
 				opened(err)

@@ -30,6 +30,8 @@ type Cache interface {
 	Ensure(ctx context.Context, mappings []*meta.RESTMapping) map[schema.GroupResource]error
 	// Get returns an object, not to be changed, and the hash of the fields we own.
 	Get(gr schema.GroupResource, namespace, name string) (*unstructured.Unstructured, inventory.Hash, bool)
+	// Hold keeps resources followed until release is called.
+	Hold(resources []schema.GroupResource) (release func())
 	// Subscribe has a function called at every change, with the resource version
 	// that it made, until stop is called.
 	Subscribe(func(gr schema.GroupResource, namespace, name, resourceVersion string)) (stop func())
@@ -168,7 +170,15 @@ func (c *Cluster) Notify(kinds []schema.GroupKind, changed func(inventory.ID)) (
 	n := c.next
 	c.next++
 	c.listeners[n] = l
+	var resources []schema.GroupResource
+	for k := range l.kinds {
+		if gr, ok := c.resources[k]; ok {
+			resources = append(resources, gr)
+		}
+	}
+	release := c.cfg.Cache.Hold(resources)
 	return func() {
+		release()
 		c.mu.Lock()
 		defer c.mu.Unlock()
 		delete(c.listeners, n)

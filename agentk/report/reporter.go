@@ -64,9 +64,13 @@ type Reporter struct {
 // entry is one object of the project.
 type entry struct {
 	status gitops.ObjectStatus
-	run    uint64
-	dirty  bool
-	gone   bool
+	// did is what the newest run did, and done what an earlier run did for the same
+	// commit: a further run that finds nothing to do does not hide it. done is zero
+	// where that is nothing.
+	did, done gitops.Action
+	run       uint64
+	dirty     bool
+	gone      bool
 }
 
 var _ gitops.Observer = (*Reporter)(nil)
@@ -97,6 +101,9 @@ func (r *Reporter) Syncing(commit string) {
 		return
 	}
 	if commit != r.commit {
+		for _, e := range r.objects {
+			e.done = 0
+		}
 		r.commit, r.appliedAt, r.readyAt = commit, time.Time{}, time.Time{}
 	}
 	r.summary = summary{phase: phaseSyncing}
@@ -168,14 +175,15 @@ func (r *Reporter) Object(status gitops.ObjectStatus) {
 		e = &entry{}
 		r.objects[status.ID] = e
 	} else {
-		e.run = r.run
-		if e.status == status {
-			return
-		}
 		r.countLocked(e, -1)
 	}
-	e.status, e.run = status, r.run
+	before := e.status
+	e.take(status)
+	e.run = r.run
 	r.countLocked(e, 1)
+	if known && e.status == before {
+		return
+	}
 	if !r.attached {
 		return
 	}
@@ -185,6 +193,21 @@ func (r *Reporter) Object(status gitops.ObjectStatus) {
 		r.dirty = append(r.dirty, e)
 	}
 	r.changedLocked()
+}
+
+// take brings the entry up to date.
+func (e *entry) take(status gitops.ObjectStatus) {
+	e.did = status.Action
+	switch status.Action {
+	case gitops.ActionCreated, gitops.ActionConfigured:
+		e.done = status.Action
+	case gitops.ActionUnchanged:
+		if e.done != 0 {
+			status.Action = e.done
+		}
+	default:
+	}
+	e.status = status
 }
 
 // Removed implements gitops.Observer.
@@ -221,7 +244,7 @@ func (r *Reporter) removeLocked(id inventory.ID, e *entry) {
 
 func (r *Reporter) countLocked(e *entry, by int) {
 	r.healths[e.status.Health] += by
-	r.actions[e.status.Action] += by
+	r.actions[e.did] += by
 }
 
 // changedLocked wakes the stream.

@@ -249,6 +249,77 @@ func TestReporter_RetryOfACommitIsNoNews(t *testing.T) {
 	l.close(t)
 }
 
+func TestReporter_RetryOfACommitKeepsWhatWasDoneForIt(t *testing.T) {
+	r, _ := newReporter()
+	r.Syncing("c1")
+	r.Object(status("made", gitops.ActionCreated, gitops.HealthCurrent))
+	r.Object(status("changed", gitops.ActionConfigured, gitops.HealthCurrent))
+	r.Object(status("broken", gitops.ActionFailed, gitops.HealthNotFound))
+	r.Ran(report.Outcome{Result: gitops.Result{Total: 3, Failed: 1}, Complete: true})
+	retry := func(commit string) map[string]syncstatus.Action {
+		r.Syncing(commit)
+		r.Object(status("made", gitops.ActionPending, gitops.HealthCurrent))
+		r.Object(status("made", gitops.ActionUnchanged, gitops.HealthCurrent))
+		r.Object(status("changed", gitops.ActionUnchanged, gitops.HealthFailed))
+		r.Object(status("broken", gitops.ActionCreated, gitops.HealthCurrent))
+		r.Ran(good(3))
+		l := open(t, r)
+		got := map[string]syncstatus.Action{}
+		for _, o := range (<-l.sent).GetObjects() {
+			got[o.GetId().GetName()] = o.GetAction()
+		}
+		l.close(t)
+		return got
+	}
+	require.Equal(t, map[string]syncstatus.Action{
+		"made": syncstatus.Action_ACTION_CREATED, "changed": syncstatus.Action_ACTION_CONFIGURED,
+		"broken": syncstatus.Action_ACTION_CREATED,
+	}, retry("c1"))
+	require.Equal(t, map[gitops.Action]int{gitops.ActionUnchanged: 2, gitops.ActionCreated: 1}, r.Actions(),
+		"what the newest run did")
+	require.Equal(t, map[string]syncstatus.Action{
+		"made": syncstatus.Action_ACTION_UNCHANGED, "changed": syncstatus.Action_ACTION_UNCHANGED,
+		"broken": syncstatus.Action_ACTION_CREATED,
+	}, retry("c2"))
+}
+
+func TestReporter_NamesWhatThePolicyForbidsAndNotWhatIsKept(t *testing.T) {
+	r, clk := newReporter()
+	kept := status("kept", gitops.ActionSkipped, gitops.HealthCurrent)
+	kept.Position, kept.Message = manifests.Position{}, "left the repository, not deleted: prune is off"
+	foreign := status("foreign", gitops.ActionSkipped, gitops.HealthCurrent)
+	foreign.Message = "set inventory_policy: adopt_all"
+	r.Syncing("c1")
+	r.Object(kept)
+	r.Object(foreign)
+	r.Object(status("fine", gitops.ActionCreated, gitops.HealthCurrent))
+	r.Ran(report.Outcome{Result: gitops.Result{Total: 2, Failed: 1}, Complete: true})
+	r.Health(true, nil)
+	l := open(t, r)
+	got := l.next(t, clk)
+	require.Equal(t, syncstatus.State_STATE_PARTIAL, got.GetState())
+	require.Equal(t, "1 of 2 objects failed: ConfigMap ns/foreign (foreign.yaml:1): set inventory_policy: adopt_all", got.GetMessage())
+	l.close(t)
+}
+
+func TestReporter_TellsLateDeletionsFromLateObjects(t *testing.T) {
+	r, clk := newReporter()
+	held := status("held", gitops.ActionPruning, gitops.HealthTerminating)
+	held.Message = "being deleted, held by finalizer example.com/hold"
+	slow := status("slow", gitops.ActionCreated, gitops.HealthInProgress)
+	r.Syncing("c1")
+	r.Object(held)
+	r.Object(slow)
+	r.Ran(good(1))
+	r.Health(false, []inventory.ID{slow.ID, held.ID})
+	l := open(t, r)
+	got := l.next(t, clk)
+	require.Equal(t, syncstatus.State_STATE_PARTIAL, got.GetState())
+	require.Equal(t, "1 object not healthy in time: ConfigMap ns/slow; "+
+		"1 object not deleted in time: ConfigMap ns/held, being deleted, held by finalizer example.com/hold", got.GetMessage())
+	l.close(t)
+}
+
 func TestReporter_CutsALongReport(t *testing.T) {
 	r, clk := newReporter()
 	r.Syncing("c1")

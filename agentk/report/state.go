@@ -2,6 +2,7 @@ package report
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/kas-agentk/kas/api/syncstatus"
@@ -30,6 +31,8 @@ type summary struct {
 	refused string
 	ready   bool
 	late    []inventory.ID
+	// held are deletions that have not ended in time, in words.
+	held []string
 	// unhealthy is how many objects' health is failed, which waiting does not mend.
 	unhealthy int
 	// applied is how many objects the cluster holds as the set asks.
@@ -101,6 +104,9 @@ func faults(s summary) []string {
 	} else if s.unhealthy > 0 {
 		faults = append(faults, countOf(s.unhealthy)+" failed after being applied")
 	}
+	if len(s.held) > 0 {
+		faults = append(faults, fmt.Sprintf("%s not deleted in time: %s", countOf(len(s.held)), list(s.held)))
+	}
 	return faults
 }
 
@@ -114,10 +120,16 @@ func countOf(n int) string {
 // names lists the first of ids, as people write them.
 func names(ids []inventory.ID) string {
 	var out []string
-	for _, id := range ids[:min(len(ids), namedObjects)] {
+	for _, id := range ids {
 		out = append(out, describe(id))
 	}
-	if more := len(ids) - len(out); more > 0 {
+	return list(out)
+}
+
+// list joins the first of the texts and counts the others.
+func list(texts []string) string {
+	out := slices.Clone(texts[:min(len(texts), namedObjects)])
+	if more := len(texts) - len(out); more > 0 {
 		out = append(out, fmt.Sprintf("and %d more", more))
 	}
 	return strings.Join(out, ", ")

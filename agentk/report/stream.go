@@ -13,6 +13,7 @@ import (
 	"github.com/kas-agentk/kas/api/syncstatus"
 	"github.com/kas-agentk/kas/gitops"
 	"github.com/kas-agentk/kas/inventory"
+	"github.com/kas-agentk/kas/manifests"
 )
 
 // Stream sends reports, the first of them whole, until ctx ends or send fails; it
@@ -132,6 +133,7 @@ func (r *Reporter) headerLocked() *agentrpc.Report {
 	if s.outcome.Failed > 0 {
 		s.fault = r.firstFaultLocked()
 	}
+	s.late, s.held = r.lateLocked()
 	state, message := verdict(s)
 	return &agentrpc.Report{
 		CommitId:        r.commit,
@@ -144,12 +146,32 @@ func (r *Reporter) headerLocked() *agentrpc.Report {
 	}
 }
 
+// lateLocked parts what is late into objects that are not healthy and deletions that
+// have not ended, and says of the first of these what holds them.
+func (r *Reporter) lateLocked() (late []inventory.ID, held []string) {
+	for _, id := range r.summary.late {
+		e, ok := r.objects[id]
+		if !ok || e.status.Action != gitops.ActionPruning {
+			late = append(late, id)
+			continue
+		}
+		text := describe(id)
+		if e.status.Message != "" {
+			text += ", " + e.status.Message
+		}
+		held = append(held, text)
+	}
+	return late, held
+}
+
 // firstFaultLocked says what failed first in the order of the repository. What was
 // skipped because of a failure comes after what failed.
 func (r *Reporter) firstFaultLocked() string {
 	var first *gitops.ObjectStatus
 	for _, e := range r.objects {
-		if e.status.Action != gitops.ActionFailed && e.status.Action != gitops.ActionSkipped {
+		// What left the repository and is kept is no fault.
+		kept := e.status.Action == gitops.ActionSkipped && e.status.Position == manifests.Position{}
+		if kept || e.status.Action != gitops.ActionFailed && e.status.Action != gitops.ActionSkipped {
 			continue
 		}
 		if first == nil || compareFaults(&e.status, first) < 0 {

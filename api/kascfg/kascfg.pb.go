@@ -113,9 +113,7 @@ type Gitlab struct {
 	// PEM file of certificate authorities to trust besides the system's.
 	CaCertificateFile string `protobuf:"bytes,3,opt,name=ca_certificate_file,json=caCertificateFile,proto3" json:"ca_certificate_file,omitempty"`
 	// Limit of requests to RoR's API. Default 50 a second, burst 250.
-	ApiRateLimit *TokenBucket `protobuf:"bytes,4,opt,name=api_rate_limit,json=apiRateLimit,proto3" json:"api_rate_limit,omitempty"`
-	// URL of RoR as a browser sees it. Default: address.
-	ExternalUrl   string `protobuf:"bytes,5,opt,name=external_url,json=externalUrl,proto3" json:"external_url,omitempty"`
+	ApiRateLimit  *TokenBucket `protobuf:"bytes,4,opt,name=api_rate_limit,json=apiRateLimit,proto3" json:"api_rate_limit,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -176,13 +174,6 @@ func (x *Gitlab) GetApiRateLimit() *TokenBucket {
 		return x.ApiRateLimit
 	}
 	return nil
-}
-
-func (x *Gitlab) GetExternalUrl() string {
-	if x != nil {
-		return x.ExternalUrl
-	}
-	return ""
 }
 
 // TokenBucket is a rate limit.
@@ -777,13 +768,12 @@ const file_kascfg_kascfg_proto_rawDesc = "" +
 	"\x05agent\x18\x02 \x01(\v2\r.kascfg.AgentR\x05agent\x12&\n" +
 	"\x06gitaly\x18\x03 \x01(\v2\x0e.kascfg.GitalyR\x06gitaly\x12\x1d\n" +
 	"\x03api\x18\x04 \x01(\v2\v.kascfg.ApiR\x03api\x12;\n" +
-	"\robservability\x18\x05 \x01(\v2\x15.kascfg.ObservabilityR\robservability\"\x81\x02\n" +
+	"\robservability\x18\x05 \x01(\v2\x15.kascfg.ObservabilityR\robservability\"\xf2\x01\n" +
 	"\x06Gitlab\x12\"\n" +
 	"\aaddress\x18\x01 \x01(\tB\b\xbaH\x05r\x03\x88\x01\x01R\aaddress\x12E\n" +
 	"\x1aauthentication_secret_file\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\x18authenticationSecretFile\x12.\n" +
 	"\x13ca_certificate_file\x18\x03 \x01(\tR\x11caCertificateFile\x129\n" +
-	"\x0eapi_rate_limit\x18\x04 \x01(\v2\x13.kascfg.TokenBucketR\fapiRateLimit\x12!\n" +
-	"\fexternal_url\x18\x05 \x01(\tR\vexternalUrl\"s\n" +
+	"\x0eapi_rate_limit\x18\x04 \x01(\v2\x13.kascfg.TokenBucketR\fapiRateLimitJ\x04\b\x05\x10\x06R\fexternal_url\"s\n" +
 	"\vTokenBucket\x12C\n" +
 	"\x16refill_rate_per_second\x18\x01 \x01(\x01B\x0e\xbaH\v\x12\t)\x00\x00\x00\x00\x00\x00\x00\x00R\x13refillRatePerSecond\x12\x1f\n" +
 	"\vbucket_size\x18\x02 \x01(\rR\n" +

@@ -45,6 +45,7 @@ func TestRun_DefinitionAndItsResourceInOneCommit(t *testing.T) {
 	result, l := a.sync(widget, definition)
 	require.Zero(t, result.Failed, "%+v", l.newest)
 	require.Equal(t, gitops.ActionCreated, l.get("Widget/w").Action)
+	require.Equal(t, gitops.ActionCreated, l.get("CustomResourceDefinition/widgets."+group).Action)
 	gvr := schema.GroupVersionResource{Group: group, Version: "v1", Resource: "widgets"}
 	got, err := a.dynamic.Resource(gvr).Namespace(a.namespace).Get(t.Context(), "w", metav1.GetOptions{})
 	require.NoError(t, err)

@@ -163,6 +163,8 @@ func TestWatch_TellsOfDriftAndRunHealsIt(t *testing.T) {
 type readiness struct {
 	mu   sync.Mutex
 	told *gitops.Readiness
+	// stop ends the Watch: a run must not go beside it.
+	stop func()
 }
 
 var errNotSo = errors.New("readiness is not as wanted yet")
@@ -176,7 +178,16 @@ func (r *readiness) is(ready bool, drifted int) error {
 	return nil
 }
 
-// watch runs Watch until the test ends.
+func (r *readiness) drifted(n int) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.told == nil || len(r.told.Drifted) != n {
+		return errNotSo
+	}
+	return nil
+}
+
+// watch runs Watch until the test ends or stop is called.
 func watch(t *testing.T, a *agent, result gitops.Result, o gitops.Observer) *readiness {
 	t.Helper()
 	r := &readiness{}
@@ -191,10 +202,13 @@ func watch(t *testing.T, a *agent, result gitops.Result, o gitops.Observer) *rea
 			},
 		})
 	}()
-	t.Cleanup(func() {
+	r.stop = sync.OnceFunc(func() {
 		cancel()
-		require.NoError(t, <-done)
+		if err := <-done; err != nil {
+			t.Errorf("watch: %v", err)
+		}
 	})
+	t.Cleanup(r.stop)
 	return r
 }
 

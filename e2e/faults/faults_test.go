@@ -5,7 +5,6 @@ import (
 	"testing"
 
 	"github.com/kas-agentk/kas/e2e/harness"
-	"github.com/kas-agentk/kas/internal/testkit"
 	"github.com/kas-agentk/kas/sandbox"
 	"github.com/kas-agentk/kas/sandbox/process"
 )
@@ -31,7 +30,7 @@ func TestKilled_InTheMiddleOfASync(t *testing.T) {
 				f.Manifests.Write(fmt.Sprintf("cm-%03d.yaml", i), harness.ConfigMap(fmt.Sprintf("cm-%03d", i), "1"))
 			}
 			commit := f.Manifests.Push("Create many")
-			testkit.Eventually(t, func() error {
+			f.Eventually(func() error {
 				if n := len(f.ConfigMapVersions()); n < 20 {
 					return fmt.Errorf("%d ConfigMaps so far", n)
 				}

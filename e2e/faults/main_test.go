@@ -1,6 +1,7 @@
-// Package faults kills each part with SIGKILL in the middle of a sync and starts it
-// again. The system must converge by itself, with nothing lost, duplicated or
-// touched without need. The tests run one after the other: what they kill is shared.
+// Package faults kills and stops each part in the middle of its work and lets it go
+// on. The system must converge by itself, with nothing lost, duplicated or touched
+// without need. What costs nothing when nothing happens is counted here as well.
+// The tests run one after the other: what they break, and count, is shared.
 package faults
 
 import (

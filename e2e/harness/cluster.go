@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/kas-agentk/kas/sandbox"
 )
@@ -18,6 +19,14 @@ const ClusterEnv = "E2E_CLUSTER"
 // ErrNoControlPlane is returned to tests that want to kill parts of a cluster that
 // is not ours.
 var ErrNoControlPlane = errors.New("the cluster is not a sandbox: its parts cannot be stopped")
+
+const (
+	// CommandTimeout bounds a command that a test runs, so that one that hangs is an
+	// error.
+	CommandTimeout = time.Minute
+	// AnswerTimeout bounds a request likewise.
+	AnswerTimeout = 15 * time.Second
+)
 
 // Cluster is where agents apply.
 type Cluster struct {

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/clientcmd"
@@ -22,16 +23,16 @@ import (
 const (
 	// startTimeout bounds the start of an Env, programs built already.
 	startTimeout = 15 * time.Minute
-	// pollPeriod of kas: short, so that tests do not wait for it. $E2E_POLL_PERIOD
-	// overrides it.
-	pollPeriod    = 200 * time.Millisecond
+	// pollPeriod of kas: short, so that tests do not wait for it.
+	pollPeriod = 200 * time.Millisecond
+	// PollPeriodEnv names the variable that overrides it.
 	PollPeriodEnv = "E2E_POLL_PERIOD"
-	// RaceEnv, set to "0", leaves the race detector out of the programs: for
+	// RaceEnv names the variable that, set to "0", leaves the race detector out of the programs: for
 	// benchmarks.
 	RaceEnv = "E2E_RACE"
 	// infoCacheTTL of kas: how long a revoked token may go on.
 	infoCacheTTL = 2 * time.Second
-	// KeepEnv keeps an Env's directory, with all logs, when set.
+	// KeepEnv names the variable that, when set, keeps an Env's directory, with all logs.
 	KeepEnv = "E2E_KEEP"
 )
 
@@ -46,6 +47,8 @@ type Env struct {
 	// Kube and Dynamic are clients of the cluster, without rate limits.
 	Kube    kubernetes.Interface
 	Dynamic dynamic.Interface
+
+	guards *guards
 }
 
 // Main runs a package's tests in an Env, for TestMain: env is set before the tests
@@ -73,7 +76,7 @@ func Start(ctx context.Context, progress io.Writer) (*Env, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make a folder: %w", err)
 	}
-	e := &Env{Dir: dir}
+	e := &Env{Dir: dir, guards: newGuards()}
 	if err := e.start(ctx, progress); err != nil {
 		return nil, errors.Join(err, e.Stop())
 	}
@@ -82,14 +85,8 @@ func Start(ctx context.Context, progress io.Writer) (*Env, error) {
 
 func (e *Env) start(ctx context.Context, progress io.Writer) error {
 	var err error
-	if e.Programs, err = stack.BuildPrograms(ctx, filepath.Join(e.Dir, "bin"), os.Getenv(RaceEnv) != "0"); err != nil {
+	if e.Programs, err = buildPrograms(ctx, filepath.Join(e.Dir, "bin"), os.Getenv(RaceEnv) != "0"); err != nil {
 		return err
-	}
-	if e.Cluster, err = startCluster(ctx, e.Dir, progress); err != nil {
-		return err
-	}
-	if err := e.connect(); err != nil {
-		return fmt.Errorf("connect to the cluster: %w", err)
 	}
 	period := pollPeriod
 	if text := os.Getenv(PollPeriodEnv); text != "" {
@@ -104,6 +101,28 @@ func (e *Env) start(ctx context.Context, progress io.Writer) error {
 	if err != nil {
 		return err
 	}
+	group, groupCtx := errgroup.WithContext(ctx)
+	group.Go(func() error {
+		var err error
+		if e.Cluster, err = startCluster(groupCtx, e.Dir, progress); err != nil {
+			return err
+		}
+		if err := e.connect(); err != nil {
+			return fmt.Errorf("connect to the cluster: %w", err)
+		}
+		return nil
+	})
+	group.Go(func() error { return e.startStack(groupCtx, progress) })
+	if err := group.Wait(); err != nil {
+		return err
+	}
+	e.guards.watch(e.parts()...)
+	return nil
+}
+
+// startStack starts Gitaly, ror and kas.
+func (e *Env) startStack(ctx context.Context, progress io.Writer) error {
+	var err error
 	e.Gitaly, err = sandbox.StartGitaly(ctx, sandbox.GitalyConfig{
 		Dir: filepath.Join(e.Dir, "gitaly"), GitLabURL: e.Stack.RorURL,
 		SecretFile: e.Stack.ShellSecretFile, Progress: progress,
@@ -136,19 +155,20 @@ func (e *Env) connect() error {
 }
 
 // Stop stops everything and removes the directory, unless $E2E_KEEP is set. It
-// reports programs that found a data race.
+// reports programs that died unasked or found a data race.
 func (e *Env) Stop() error {
-	var errs []error
+	errs := []error{e.guards.close()}
+	var group errgroup.Group
+	if e.Cluster != nil {
+		group.Go(e.Cluster.Stop)
+	}
 	if e.Stack != nil {
 		errs = append(errs, e.Stack.Stop())
 	}
 	if e.Gitaly != nil {
 		errs = append(errs, e.Gitaly.Stop())
 	}
-	if e.Cluster != nil {
-		errs = append(errs, e.Cluster.Stop())
-	}
-	errs = append(errs, dataRaces(e.Dir))
+	errs = append(errs, group.Wait(), dataRaces(e.Dir))
 	if os.Getenv(KeepEnv) != "" {
 		fmt.Fprintln(os.Stderr, "e2e: logs are kept in", e.Dir)
 	} else {

@@ -10,7 +10,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/kas-agentk/kas/api/syncstatus"
-	"github.com/kas-agentk/kas/internal/testkit"
 )
 
 // ErrNoStatus says that ror has no status of the project yet.
@@ -45,7 +44,7 @@ func (f *Fixture) WaitStatus(check func(*syncstatus.ProjectStatus) error) *syncs
 func (f *Fixture) WaitStatusOf(project string, check func(*syncstatus.ProjectStatus) error) *syncstatus.ProjectStatus {
 	f.T.Helper()
 	var found *syncstatus.ProjectStatus
-	testkit.Eventually(f.T, func() error {
+	f.Eventually(func() error {
 		s, err := f.StatusOf(project)
 		if err != nil {
 			return err
@@ -123,7 +122,7 @@ func (f *Fixture) ConfigMap(name string) *corev1.ConfigMap {
 func (f *Fixture) WaitConfigMap(name, value string) *corev1.ConfigMap {
 	f.T.Helper()
 	var found *corev1.ConfigMap
-	testkit.Eventually(f.T, func() error {
+	f.Eventually(func() error {
 		cm, err := f.Kube.CoreV1().ConfigMaps(f.Name).Get(f.T.Context(), name, metav1.GetOptions{})
 		if err != nil {
 			return fmt.Errorf("get ConfigMap: %w", err)

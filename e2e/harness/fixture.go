@@ -2,6 +2,7 @@ package harness
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/url"
 	"path/filepath"
@@ -13,6 +14,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/kas-agentk/kas/sandbox/process"
 	"github.com/kas-agentk/kas/sandbox/stack"
 )
 
@@ -34,22 +36,34 @@ type Fixture struct {
 	Agentk *stack.Agentk
 	// Config is the agent's configuration project, Manifests what it follows.
 	Config, Manifests *Repo
+
+	// agentks that were started, see Eventually.
+	agentks []*process.Process
 }
 
 // New makes a fixture whose agent follows its manifest project as the lines say,
 // which are further keys of its entry in the configuration. agentk is running.
-func (e *Env) New(t testing.TB, lines ...string) *Fixture {
-	t.Helper()
-	f := e.NewStopped(t, lines...)
+func (e *Env) New(tb testing.TB, lines ...string) *Fixture {
+	tb.Helper()
+	f := e.NewStopped(tb, lines...)
 	f.Agentk = f.NewAgentk("agentk")
 	f.Start(f.Agentk)
 	return f
 }
 
 // NewStopped is New without an agentk.
-func (e *Env) NewStopped(t testing.TB, lines ...string) *Fixture {
-	t.Helper()
-	f := &Fixture{Env: e, T: t, Name: fmt.Sprintf("t%d", count.Add(1))}
+func (e *Env) NewStopped(tb testing.TB, lines ...string) *Fixture {
+	tb.Helper()
+	f := e.NewUnconfigured(tb)
+	f.Configure(append([]string{"default_namespace: " + f.Name}, lines...)...)
+	return f
+}
+
+// NewUnconfigured is NewStopped with an empty configuration project.
+func (e *Env) NewUnconfigured(tb testing.TB) *Fixture {
+	tb.Helper()
+	f := &Fixture{Env: e, T: tb, Name: fmt.Sprintf("t%d", count.Add(1))}
+	tb.Cleanup(f.revive)
 	f.AgentNamespace = f.Name + "-agent"
 	f.CreateNamespace(f.Name)
 	f.CreateNamespace(f.AgentNamespace)
@@ -57,14 +71,30 @@ func (e *Env) NewStopped(t testing.TB, lines ...string) *Fixture {
 	f.Manifests = f.NewRepo("manifests", "private")
 
 	var err error
-	if f.Agent, err = f.Client().CreateAgent(t.Context(), f.Config.Path, f.Name); err != nil {
-		t.Fatal(err)
+	if f.Agent, err = f.Client().CreateAgent(tb.Context(), f.Config.Path, f.Name); err != nil {
+		tb.Fatal(err)
 	}
-	if f.Token, err = f.Client().CreateToken(t.Context(), f.Config.Path, f.Agent.ID, "test"); err != nil {
-		t.Fatal(err)
+	if f.Token, err = f.Client().CreateToken(tb.Context(), f.Config.Path, f.Agent.ID, "test"); err != nil {
+		tb.Fatal(err)
 	}
-	f.Configure(append([]string{"default_namespace: " + f.Name}, lines...)...)
 	return f
+}
+
+// revive starts what a test that failed half way left dead, for the tests after it.
+func (f *Fixture) revive() {
+	if !f.T.Failed() {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
+	defer cancel()
+	for _, p := range f.parts() {
+		if p.Running() {
+			continue
+		}
+		if err := p.Start(ctx); err != nil && !errors.Is(err, process.ErrRunning) {
+			f.T.Error(err)
+		}
+	}
 }
 
 // Client speaks ror's REST as the administrator.
@@ -90,6 +120,8 @@ func (f *Fixture) NewAgentk(name string) *stack.Agentk {
 			f.T.Logf("%s of %s said last:\n%s", name, f.Name, a.LogTail())
 		}
 	})
+	f.guards.watch(a.Process)
+	f.agentks = append(f.agentks, a.Process)
 	return a
 }
 
@@ -127,18 +159,36 @@ func (f *Fixture) NewRepo(name, visibility string) *Repo {
 // clone clones a project as the administrator.
 func (f *Fixture) clone(project stack.Project) *Repo {
 	f.T.Helper()
-	remote, err := url.Parse(f.Stack.RorURL)
+	r, err := f.CloneAs(stack.User, f.Stack.Password, project.Path)
 	if err != nil {
 		f.T.Fatal(err)
 	}
-	remote.User = url.UserPassword(stack.User, f.Stack.Password)
-	remote.Path = "/" + project.Path + ".git"
-	r := &Repo{t: f.T, Dir: filepath.Join(f.T.TempDir(), "clone"), URL: remote.String(), Path: project.Path, ID: project.ID}
-	if _, err := git("", "clone", "--quiet", r.URL, r.Dir); err != nil {
-		f.T.Fatal(err)
-	}
+	r.ID = project.ID
 	r.Git("checkout", "--quiet", "-B", "main")
 	return r
+}
+
+// CloneAs clones a project of that full path into a folder of its own. Without a
+// user it does so anonymously.
+func (f *Fixture) CloneAs(user, password, project string) (*Repo, error) {
+	f.T.Helper()
+	return f.CloneFrom(f.Stack.RorURL, user, password, project)
+}
+
+// CloneFrom is CloneAs from a server at another address than ror's.
+func (f *Fixture) CloneFrom(server, user, password, project string) (*Repo, error) {
+	f.T.Helper()
+	remote, err := url.Parse(server)
+	if err != nil {
+		f.T.Fatal(err)
+	}
+	if user != "" {
+		remote.User = url.UserPassword(user, password)
+	}
+	remote.Path = "/" + project + ".git"
+	r := &Repo{t: f.T, Dir: filepath.Join(f.T.TempDir(), "clone"), URL: remote.String(), Path: project}
+	_, err = git("", "clone", "--quiet", r.URL, r.Dir)
+	return r, err
 }
 
 // CreateNamespace makes a namespace that is removed with the test.

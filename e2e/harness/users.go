@@ -3,30 +3,35 @@ package harness
 import (
 	"fmt"
 	"net/http"
+	"net/url"
 
 	"github.com/kas-agentk/kas/sandbox/stack"
 )
 
 // User is somebody who is not an administrator.
 type User struct {
-	Name  string
+	ID       int64
+	Name     string
+	Password string
+	// Token is a personal access token.
 	Token string
 }
 
 // NewUser makes one who has access to nothing yet.
 func (f *Fixture) NewUser(name string) User {
 	f.T.Helper()
-	u := User{Name: f.Name + "-" + name}
+	u := User{Name: f.Name + "-" + name, Password: "correct horse battery"}
 	var made struct {
 		ID int64 `json:"id"`
 	}
-	body := map[string]any{"username": u.Name, "name": u.Name, "email": u.Name + "@example.com", "password": "correct horse battery"}
+	body := map[string]any{"username": u.Name, "name": u.Name, "email": u.Name + "@example.com", "password": u.Password}
 	if err := f.Client().Do(f.T.Context(), http.MethodPost, "/users", body, &made); err != nil {
 		f.T.Fatal(err)
 	}
 	var token struct {
 		Token string `json:"token"`
 	}
+	u.ID = made.ID
 	err := f.Client().Do(f.T.Context(), http.MethodPost, fmt.Sprintf("/users/%d/personal_access_tokens", made.ID),
 		map[string]any{"name": "test", "scopes": []string{"api"}}, &token)
 	if err != nil {
@@ -34,6 +39,23 @@ func (f *Fixture) NewUser(name string) User {
 	}
 	u.Token = token.Token
 	return u
+}
+
+// Access levels, as GitLab numbers them.
+const (
+	Guest     = 10
+	Reporter  = 20
+	Developer = 30
+)
+
+// SetAccess makes a user a member of a project, or changes the level of one who is.
+func (f *Fixture) SetAccess(u User, project string, level int) {
+	f.T.Helper()
+	err := f.Client().Do(f.T.Context(), http.MethodPost, "/projects/"+url.PathEscape(project)+"/members",
+		map[string]any{"user_id": u.ID, "access_level": level}, nil)
+	if err != nil {
+		f.T.Fatal(err)
+	}
 }
 
 // UseAgentOf replaces the fixture's agent and configuration project by those of a

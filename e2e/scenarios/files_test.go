@@ -11,7 +11,6 @@ import (
 
 	"github.com/kas-agentk/kas/api/syncstatus"
 	"github.com/kas-agentk/kas/e2e/harness"
-	"github.com/kas-agentk/kas/internal/testkit"
 )
 
 func TestFile_CreatedChangedDeleted(t *testing.T) {
@@ -258,7 +257,7 @@ func TestTwoReplicas_OneApplies(t *testing.T) {
 	f.Manifests.Write("a.yaml", harness.ConfigMap("a", "2"))
 	f.WaitSynced(f.Manifests.Push("Change"))
 	f.WaitConfigMap("a", "2")
-	testkit.Eventually(t, func() error {
+	f.Eventually(func() error {
 		agents, err := f.Client().Agents(t.Context(), f.Config.Path)
 		if err != nil {
 			return err

@@ -9,7 +9,6 @@ import (
 
 	"github.com/kas-agentk/kas/api/syncstatus"
 	"github.com/kas-agentk/kas/e2e/harness"
-	"github.com/kas-agentk/kas/internal/testkit"
 )
 
 func TestMistake_BrokenYAML(t *testing.T) {
@@ -119,7 +118,7 @@ func TestMistake_WrongToken(t *testing.T) {
 	f.Token.Token = "glagent-wrong"
 	f.Agentk = f.NewAgentk("agentk")
 	f.Start(f.Agentk)
-	testkit.Eventually(t, func() error {
+	f.Eventually(func() error {
 		return contains(f.Agentk.LogTail(), "token unknown or revoked")
 	})
 	// The right one, put into the file, is taken without a restart.
@@ -144,7 +143,7 @@ func TestMistake_RevokedToken(t *testing.T) {
 		}
 		return nil
 	})
-	testkit.Eventually(t, func() error {
+	f.Eventually(func() error {
 		return contains(f.Agentk.LogTail(), "token unknown or revoked")
 	})
 	f.Manifests.Write("a.yaml", harness.ConfigMap("a", "2"))
@@ -159,7 +158,7 @@ func TestMistake_TypoInTheAgentsConfiguration(t *testing.T) {
 	f.WaitSynced(f.Manifests.Push("Create"))
 
 	f.Configure("default_namespce: typo")
-	testkit.Eventually(t, func() error {
+	f.Eventually(func() error {
 		all, err := f.Client().SyncStatus(t.Context(), f.Config.Path, f.Agent.ID)
 		if err != nil {
 			return err
@@ -176,7 +175,7 @@ func TestMistake_TypoInTheAgentsConfiguration(t *testing.T) {
 	f.WaitConfigMap("a", "2")
 
 	f.Configure("default_namespace: " + f.Name)
-	testkit.Eventually(t, func() error {
+	f.Eventually(func() error {
 		all, err := f.Client().SyncStatus(t.Context(), f.Config.Path, f.Agent.ID)
 		if err != nil {
 			return err

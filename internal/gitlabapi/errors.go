@@ -1,6 +1,9 @@
 package gitlabapi
 
-import "errors"
+import (
+	"errors"
+	"fmt"
+)
 
 // What RoR answered, in the words that a caller in kas decides on. kas/rails wraps
 // one of them in every error that it returns.
@@ -11,6 +14,8 @@ var (
 	ErrForbidden = errors.New("forbidden")
 	// ErrNotFound is 404: no such thing, or none that the agent may see.
 	ErrNotFound = errors.New("not found")
+	// ErrNoEndpoint is an ErrNotFound about the endpoint itself: RoR does not serve it.
+	ErrNoEndpoint = fmt.Errorf("no such endpoint: %w", ErrNotFound)
 	// ErrRejected is any other 4xx: the same request will never succeed.
 	ErrRejected = errors.New("rejected")
 	// ErrUnavailable is everything that may pass: RoR cannot be reached, does not

@@ -6,9 +6,11 @@ package gitrepo
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/kas-agentk/kas/internal/gitlabapi"
+	"github.com/kas-agentk/kas/internal/grpctool"
 )
 
 // Repository is a repository and the Gitaly server that keeps it, as RoR names them.
@@ -30,9 +32,9 @@ type Ref struct {
 func (r Ref) String() string {
 	switch {
 	case r.Branch != "":
-		return "branch " + r.Branch
+		return "branch " + strings.ToValidUTF8(r.Branch, "\uFFFD")
 	case r.Tag != "":
-		return "tag " + r.Tag
+		return "tag " + strings.ToValidUTF8(r.Tag, "\uFFFD")
 	case r.Commit != "":
 		return "commit " + r.Commit
 	default:
@@ -70,6 +72,8 @@ var (
 	ErrEmpty = errors.New("the repository is empty: push a commit to it")
 	// ErrRepositoryNotFound says that Gitaly does not have the repository.
 	ErrRepositoryNotFound = errors.New("no such repository in Gitaly: was the project deleted or moved?")
+	// ErrTooManyFiles says that a commit has more files than kas reads the names of.
+	ErrTooManyFiles = errors.New("the commit has too many files: keep manifests in a repository of their own")
 	// ErrFileNotFound says that the commit has no such file.
 	ErrFileNotFound = errors.New("no such file in the commit")
 )
@@ -109,7 +113,7 @@ type UnavailableError struct {
 
 // Error implements error.
 func (e *UnavailableError) Error() string {
-	return fmt.Sprintf("Gitaly: %s: %v (trying again)", e.Doing, e.Err)
+	return fmt.Sprintf("Gitaly: %s: %s (trying again)", e.Doing, grpctool.Words(e.Err))
 }
 
 // Unwrap returns what Gitaly or the connection said.

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
 )
 
 const (
@@ -63,4 +64,18 @@ func (c TokenCredentials) GetRequestMetadata(context.Context, ...string) (map[st
 // RequireTransportSecurity implements credentials.PerRPCCredentials.
 func (c TokenCredentials) RequireTransportSecurity() bool {
 	return !c.Plaintext
+}
+
+// Words is an error's text for people: without the "rpc error: code = … desc = " of
+// gRPC statuses.
+func Words(err error) string {
+	var carrier interface {
+		error
+		GRPCStatus() *status.Status
+	}
+	if !errors.As(err, &carrier) {
+		return err.Error()
+	}
+	text := strings.Replace(err.Error(), carrier.Error(), carrier.GRPCStatus().Message(), 1)
+	return strings.ToValidUTF8(text, "\uFFFD") // a peer may say anything
 }

@@ -2,9 +2,12 @@ package grpctool
 
 import (
 	"errors"
+	"fmt"
 	"testing"
 
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
 )
 
 func TestBearerToken(t *testing.T) {
@@ -43,5 +46,18 @@ func TestTokenCredentials(t *testing.T) {
 	c.Token = func() (string, error) { return "", unreadable }
 	if _, err := c.GetRequestMetadata(t.Context()); !errors.Is(err, unreadable) {
 		t.Errorf("got %v", err)
+	}
+}
+
+func TestWords_AreForPeople(t *testing.T) {
+	refused := status.Error(codes.NotFound, "no such project")
+	for want, err := range map[string]error{
+		"no such project":                refused,
+		"look it up: no such project":    fmt.Errorf("look it up: %w", refused),
+		"it is over: something happened": fmt.Errorf("it is over: %w", errors.New("something happened")),
+	} {
+		if got := Words(err); got != want {
+			t.Errorf("got %q, want %q", got, want)
+		}
 	}
 }

@@ -38,7 +38,7 @@ var ErrUnauthorized = errors.New("unauthorized")
 
 // LoadSecret reads a file that holds the base64 of a secret of at least 32 bytes.
 func LoadSecret(path string) ([]byte, error) {
-	encoded, err := os.ReadFile(path) //nolint:gosec // the path is the operator's
+	encoded, err := os.ReadFile(path)
 	if err != nil {
 		return nil, fmt.Errorf("read secret: %w", err)
 	}

@@ -1,6 +1,7 @@
 package jwtauth
 
 import (
+	"bytes"
 	"encoding/base64"
 	"errors"
 	"os"
@@ -78,7 +79,7 @@ func TestLoadSecret(t *testing.T) {
 	}
 	t.Run("white space around is dropped", func(t *testing.T) {
 		got, err := LoadSecret(write(t, " "+base64.StdEncoding.EncodeToString(secret)+"\n"))
-		if err != nil || string(got) != string(secret) {
+		if err != nil || !bytes.Equal(got, secret) {
 			t.Errorf("got %q, %v", got, err)
 		}
 	})

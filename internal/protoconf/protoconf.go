@@ -1,6 +1,7 @@
 // Package protoconf reads YAML configuration into protobuf messages. Unknown and
 // repeated keys, values of the wrong type and values that break a rule of the
-// schema (buf.validate) are errors that name the file, the line and the key.
+// schema (buf.validate) are errors that name the file, the line and the key. Anchors,
+// aliases and merge keys are resolved; what they may expand to is bounded.
 package protoconf
 
 import (
@@ -43,18 +44,37 @@ func (validator) Validate(m proto.Message) error {
 
 // Unmarshal reads data, the contents of the file path, into m. What it returns is
 // an *Error, the first mistake in the file; m is then in an undefined state.
-func Unmarshal(path string, data []byte, m proto.Message) error {
+func Unmarshal(path string, data []byte, m proto.Message) (err error) {
+	// YAML knows more line breaks than protoyaml, which counts lines to quote them.
+	data = lineBreaks.ReplaceAll(data, []byte("\n"))
 	// protoyaml lets a repeated key pass; the plain YAML decoder does not.
-	var plain any
-	if err := yaml.Unmarshal(data, &plain); err != nil {
+	var anything any
+	var doc yaml.Node
+	if err := errors.Join(yaml.Unmarshal(data, &doc), yaml.Unmarshal(data, &anything)); err != nil {
 		return convert(path, err)
 	}
-	err := protoyaml.UnmarshalOptions{Path: path, Validator: validator{}}.Unmarshal(data, m)
-	if err == nil {
-		return nil
+	text, lines, err := plain(path, data, &doc)
+	if err != nil {
+		return convert(path, err)
 	}
-	return convert(path, err)
+	// The file is a stranger's: what protoyaml trips over must not end the process.
+	defer func() {
+		if recover() != nil {
+			err = &Error{Path: path, Message: "the file cannot be read: write plain YAML, with a mapping at the top and ordinary line breaks"}
+		}
+	}()
+	if err := (protoyaml.UnmarshalOptions{Path: path, Validator: validator{}}).Unmarshal(text, m); err != nil {
+		mistake := convert(path, err)
+		if mistake.Line > 0 && mistake.Line < len(lines) {
+			mistake.Line = lines[mistake.Line]
+		}
+		return mistake
+	}
+	return nil
 }
+
+// lineBreaks are those of other systems.
+var lineBreaks = regexp.MustCompile(`\r\n?`)
 
 // position matches what protoyaml puts before a message: the path, line and column.
 var position = regexp.MustCompile(`^(\d+)(?::\d+)?:? (.*)$`)

@@ -2,6 +2,7 @@ package protoconf
 
 import (
 	"errors"
+	"strings"
 	"testing"
 	"time"
 
@@ -84,5 +85,20 @@ func TestUnmarshal_NamesTheMistake(t *testing.T) {
 func TestUnmarshal_EmptyFileIsEmptyConfiguration(t *testing.T) {
 	if err := Unmarshal("config.yaml", []byte("# nothing yet\n"), &agentcfg.ConfigurationFile{}); err != nil {
 		t.Fatal(err)
+	}
+}
+
+func TestUnmarshal_AllLineBreaksCount(t *testing.T) {
+	for name, row := range map[string]struct{ file, want string }{
+		"of old Macs": {"\r0", "config.yaml:2: expected fields for agentcfg.ConfigurationFile, got scalar"},
+		"of Windows":  {"gitops: {}\r\nnope: 1\r\n", `config.yaml:2: unknown field "nope"`},
+		"of Unicode":  {"\u20280", "config.yaml: the file cannot be read: write plain YAML"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			err := Unmarshal("config.yaml", []byte(row.file), &agentcfg.ConfigurationFile{})
+			if err == nil || !strings.HasPrefix(err.Error(), row.want) {
+				t.Errorf("got  %v\nwant %s…", err, row.want)
+			}
+		})
 	}
 }

@@ -60,5 +60,5 @@ func Do(ctx context.Context, p Policy, op func(context.Context) error, notify fu
 
 // Permanent marks an error that no further try can mend.
 func Permanent(err error) error {
-	return backoff.Permanent(err) //nolint:wrapcheck // a mark, not a wrap
+	return backoff.Permanent(err)
 }

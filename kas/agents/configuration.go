@@ -6,7 +6,6 @@ import (
 	"strconv"
 	"time"
 
-	"go.yaml.in/yaml/v3"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"k8s.io/apimachinery/pkg/util/validation"
@@ -45,7 +44,7 @@ func ParseConfiguration(path string, data []byte) (*agentcfg.ConfigurationFile, 
 		return nil, err
 	}
 	if mistake := check(cfg); mistake != nil {
-		return nil, &protoconf.Error{Path: path, Line: lineOf(data, mistake.keys), Message: mistake.message}
+		return nil, &protoconf.Error{Path: path, Line: protoconf.LineOf(data, mistake.keys), Message: mistake.message}
 	}
 	return cfg, nil
 }
@@ -77,43 +76,6 @@ func check(cfg *agentcfg.ConfigurationFile) *mistake {
 			if _, err := manifests.NewSelector([]string{p.GetGlob()}); err != nil {
 				return &mistake{at("paths", strconv.Itoa(j), "glob"), err.Error()}
 			}
-		}
-	}
-	return nil
-}
-
-// lineOf finds the line of a value by the keys and indexes that lead to it, or of the
-// nearest thing around it; zero where there is none.
-func lineOf(data []byte, keys []string) int {
-	var doc yaml.Node
-	if yaml.Unmarshal(data, &doc) != nil || len(doc.Content) == 0 {
-		return 0
-	}
-	node := doc.Content[0]
-	for _, key := range keys {
-		next := childOf(node, key)
-		if next == nil {
-			break
-		}
-		node = next
-	}
-	return node.Line
-}
-
-func childOf(node *yaml.Node, key string) *yaml.Node {
-	if node.Kind == yaml.AliasNode {
-		node = node.Alias
-	}
-	switch node.Kind {
-	case yaml.MappingNode:
-		for i := 0; i+1 < len(node.Content); i += 2 {
-			if node.Content[i].Value == key {
-				return node.Content[i+1]
-			}
-		}
-	case yaml.SequenceNode:
-		if i, err := strconv.Atoi(key); err == nil && i < len(node.Content) {
-			return node.Content[i]
 		}
 	}
 	return nil

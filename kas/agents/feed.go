@@ -5,12 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"sync"
-	"time"
 
 	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/protobuf/proto"
-	"k8s.io/utils/clock"
 
 	"github.com/kas-agentk/kas/api/agentcfg"
 	"github.com/kas-agentk/kas/api/syncstatus"
@@ -18,12 +16,6 @@ import (
 	"github.com/kas-agentk/kas/internal/gitrepo"
 	"github.com/kas-agentk/kas/internal/logging"
 	"github.com/kas-agentk/kas/internal/protoconf"
-)
-
-const (
-	// firstRetry and lastRetry bound the wait before something that failed is tried again.
-	firstRetry = time.Second
-	lastRetry  = time.Minute
 )
 
 // configuration is one that may be sent to an agent. It is not changed any more.
@@ -72,7 +64,10 @@ func (f *feed) run(ctx context.Context) error {
 		return f.files.Follow(ctx, f.repo, gitrepo.Ref{}, f.cfg.PollPeriod, f.revisions.put)
 	})
 	g.Go(func() error { return f.revisions.each(ctx, f.cfg.Clock, f.load) })
-	g.Go(func() error { return f.reports.each(ctx, f.cfg.Clock, f.report) })
+	// There are many feeds: this goroutine need not wait idly.
+	if err := f.reports.each(ctx, f.cfg.Clock, f.report); ctx.Err() == nil {
+		return err
+	}
 	return g.Wait()
 }
 
@@ -226,63 +221,4 @@ func (f *feed) report(ctx context.Context, cfg *agentcfg.ConfigurationFile) (aga
 	}
 	f.log.Warn("RoR does not take the agent's configuration", zap.Error(err))
 	return false
-}
-
-// newest is a mailbox for one value: a newer one takes the place of one not yet read.
-type newest[T any] struct {
-	mu    sync.Mutex
-	value T
-	full  bool // value was set at least once
-	news  chan struct{}
-}
-
-func newNewest[T any]() *newest[T] {
-	return &newest[T]{news: make(chan struct{}, 1)}
-}
-
-func (n *newest[T]) put(value T) {
-	n.mu.Lock()
-	n.value, n.full = value, true
-	n.mu.Unlock()
-	n.wake()
-}
-
-// again has the value, if there is one, acted on once more.
-func (n *newest[T]) again() {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if n.full {
-		n.wake()
-	}
-}
-
-func (n *newest[T]) wake() {
-	select {
-	case n.news <- struct{}{}:
-	default:
-	}
-}
-
-// each calls act with each new value until ctx ends, and again with the same one, after a
-// growing wait, for as long as act asks for it.
-func (n *newest[T]) each(ctx context.Context, c clock.Clock, act func(context.Context, T) (again bool)) error {
-	var retry <-chan time.Time
-	wait := firstRetry
-	for {
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-n.news:
-			wait = firstRetry
-		case <-retry:
-			wait = min(2*wait, lastRetry)
-		}
-		retry = nil
-		n.mu.Lock()
-		value := n.value
-		n.mu.Unlock()
-		if act(ctx, value) {
-			retry = c.After(wait)
-		}
-	}
 }

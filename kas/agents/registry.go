@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -53,10 +54,10 @@ func (r *Registry) add(info gitlabapi.AgentInfo, meta *agentrpc.AgentMeta) (remo
 		AgentName:         info.AgentName,
 		ProjectId:         info.ProjectID,
 		InstanceId:        meta.GetInstanceId(),
-		Version:           meta.GetVersion(),
-		PodNamespace:      meta.GetPodNamespace(),
-		PodName:           meta.GetPodName(),
-		KubernetesVersion: meta.GetKubernetesVersion(),
+		Version:           clip(meta.GetVersion()),
+		PodNamespace:      clip(meta.GetPodNamespace()),
+		PodName:           clip(meta.GetPodName()),
+		KubernetesVersion: clip(meta.GetKubernetesVersion()),
 		ConnectedAt:       timestamppb.New(r.clock.Now()),
 	}
 	r.mu.Lock()
@@ -75,6 +76,16 @@ func (r *Registry) add(info gitlabapi.AgentInfo, meta *agentrpc.AgentMeta) (remo
 	c.streams++
 	c.agent = entry
 	return func() { r.remove(info.AgentID, meta.GetInstanceId()) }
+}
+
+// maxMeta is where each thing that an agent says of itself is cut, in bytes.
+const maxMeta = 256
+
+func clip(s string) string {
+	if len(s) <= maxMeta {
+		return s
+	}
+	return strings.ToValidUTF8(s[:maxMeta], "")
 }
 
 func (r *Registry) remove(agentID, instanceID int64) {

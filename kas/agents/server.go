@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"go.uber.org/zap"
-	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -119,19 +118,51 @@ func (s *Server) Watch(req *agentrpc.WatchRequest, stream grpc.ServerStreamingSe
 	if err != nil {
 		return status.Errorf(codes.Internal, "RoR: %v", err)
 	}
+	// The agent is to know that it was let in, however long its configuration takes.
+	if err := stream.SendHeader(nil); err != nil {
+		return err //nolint:wrapcheck // it is the RPC's status
+	}
 	remove := s.with.Registry.add(agent, req.GetAgentMeta())
 	defer remove()
+	log := s.with.Log.With(logging.AgentID(agent.AgentID), zap.String("agent", agent.AgentName),
+		zap.Int64("instance_id", req.GetAgentMeta().GetInstanceId()))
+	log.Info("Agent connected", zap.String("version", clip(req.GetAgentMeta().GetVersion())), zap.String("pod", clip(req.GetAgentMeta().GetPodName())))
+	err = s.follow(ctx, token, agent, path, req.GetCommitId(), stream)
+	log.Info("Agent disconnected", zap.String("reason", reasonOf(ctx, err)))
+	return err
+}
+
+// reasonOf says why a stream has ended.
+func reasonOf(ctx context.Context, err error) string {
+	if ctx.Err() != nil {
+		return "its connection has ended"
+	}
+	return status.Convert(err).Message()
+}
+
+// follow hands the agent its configurations until it may have no more.
+func (s *Server) follow(ctx context.Context, token string, agent gitlabapi.AgentInfo, path, held string, stream grpc.ServerStreamingServer[agentrpc.WatchResponse]) error {
 	shared, err := s.join(ctx, agent, path)
 	if err != nil {
 		return err
 	}
 	defer s.leave(shared)
-	shared.feed.hint(req.GetCommitId())
+	shared.feed.hint(held)
 
-	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return s.with.Access.Guard(ctx, token, agent) })
-	g.Go(func() error { return send(ctx, agent, shared.feed, stream) })
-	return g.Wait()
+	// There are many agents: what can be done in gRPC's own goroutine is.
+	ctx, end := context.WithCancel(ctx)
+	guarded := make(chan error, 1)
+	go func() {
+		defer end()
+		guarded <- s.with.Access.Guard(ctx, token, agent)
+	}()
+	err = send(ctx, agent, shared.feed, stream)
+	lost := ctx.Err() != nil // its access, or its connection
+	end()
+	if why := <-guarded; lost {
+		return why
+	}
+	return err
 }
 
 // send hands the agent each configuration that comes into force.

@@ -312,6 +312,15 @@ func TestWatch_NothingIsSentWhereNothingIsGood(t *testing.T) {
 	w.expect(c3, "b") // the first that came
 }
 
+func TestWatch_TheAgentKnowsThatItIsLetInBeforeThereIsAConfiguration(t *testing.T) {
+	h := newHouse(t)
+	h.commit(c1, "gitopz: {}\n")
+	header, err := h.watch(t, "good", &agentrpc.WatchRequest{}).stream.Header()
+	if err != nil || header == nil {
+		t.Errorf("got header %v, %v", header, err)
+	}
+}
+
 func TestWatch_MissingFileIsAnEmptyConfiguration(t *testing.T) {
 	h := newHouse(t)
 	h.files.move(at(c1))

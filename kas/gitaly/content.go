@@ -23,6 +23,9 @@ const (
 	// may take.
 	DefaultReadTimeout = 2 * time.Minute
 
+	// DefaultMaxFiles is how many files a commit may have: their names are kept in memory.
+	DefaultMaxFiles = 1_000_000
+
 	// Modes of a tree's entries, as Git has them.
 	modeFile       = 0o100644
 	modeExecutable = 0o100755
@@ -34,14 +37,17 @@ type ContentConfig struct {
 	CacheSize int64
 	// ReadTimeout of one call. Zero: DefaultReadTimeout.
 	ReadTimeout time.Duration
+	// MaxFiles of a commit. Zero: DefaultMaxFiles.
+	MaxFiles int
 }
 
 // Content reads commits. It is safe for concurrent use.
 type Content struct {
-	pool    *Pool
-	timeout time.Duration
-	cache   *cache
-	flights *flights
+	pool     *Pool
+	timeout  time.Duration
+	maxFiles int
+	cache    *cache
+	flights  *flights
 
 	treeWalks prometheus.Counter
 	lookups   *prometheus.CounterVec
@@ -58,12 +64,16 @@ func NewContent(config ContentConfig, pool *Pool, registerer prometheus.Register
 	if config.ReadTimeout == 0 {
 		config.ReadTimeout = DefaultReadTimeout
 	}
+	if config.MaxFiles == 0 {
+		config.MaxFiles = DefaultMaxFiles
+	}
 	metrics := promauto.With(registerer)
 	c := &Content{
-		pool:    pool,
-		timeout: config.ReadTimeout,
-		cache:   newCache(config.CacheSize),
-		flights: newFlights(),
+		pool:     pool,
+		timeout:  config.ReadTimeout,
+		maxFiles: config.MaxFiles,
+		cache:    newCache(config.CacheSize),
+		flights:  newFlights(),
 		treeWalks: metrics.NewCounter(prometheus.CounterOpts{
 			Name: "kas_gitaly_tree_walks_total", Help: "Commits whose files were listed.",
 		}),
@@ -87,7 +97,8 @@ func NewContent(config ContentConfig, pool *Pool, registerer prometheus.Register
 }
 
 // Files lists the regular files of a commit, in Git's order. The list is shared.
-// Symbolic links and submodules are left out.
+// Symbolic links and submodules are left out. ErrTooManyFiles: the commit has more than
+// MaxFiles entries.
 func (c *Content) Files(ctx context.Context, repo gitrepo.Repository, commitID string) ([]gitrepo.File, error) {
 	key := objectKey{repoKey: keyOf(repo), kind: kindTree, id: commitID}
 	for {
@@ -181,6 +192,9 @@ func (c *Content) walk(ctx context.Context, repo gitrepo.Repository, commitID st
 			return nil, problem(doing, err)
 		}
 		found = found || len(response.GetEntries()) > 0
+		if len(files)+len(response.GetEntries()) > c.maxFiles {
+			return nil, gitrepo.ErrTooManyFiles
+		}
 		for _, e := range response.GetEntries() {
 			if e.GetType() == gitalypb.TreeEntry_BLOB && (e.GetMode() == modeFile || e.GetMode() == modeExecutable) {
 				files = append(files, gitrepo.File{Path: string(e.GetPath()), OID: e.GetOid()})

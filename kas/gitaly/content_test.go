@@ -50,6 +50,17 @@ func TestFiles_AMissingCommitIsNotAnEmptyOne(t *testing.T) {
 	assert.Equal(t, gitrepo.ErrRepositoryNotFound, err, "another repository's list is not taken from the cache")
 }
 
+func TestFiles_TooManyAreRefused(t *testing.T) {
+	f, content := startContent(t, gitaly.ContentConfig{MaxFiles: 2})
+	many := f.commit("refs/heads/main", "many", map[string]string{"a": "1", "b": "2", "c": "3"})
+	few := f.commit("refs/heads/main", "few", map[string]string{"a": "1", "b": "2"})
+	_, err := content.Files(t.Context(), repo, many)
+	require.ErrorIs(t, err, gitrepo.ErrTooManyFiles)
+	files, err := content.Files(t.Context(), repo, few)
+	require.NoError(t, err)
+	assert.Len(t, files, 2)
+}
+
 func TestFiles_FailuresAreNotKept(t *testing.T) {
 	f, c := startContent(t, gitaly.ContentConfig{})
 	id := f.commit("refs/heads/main", "one", map[string]string{"a": "a"})

@@ -48,7 +48,8 @@ type fake struct {
 	commits  map[string]map[string]string // commit ID -> path -> content
 	broken   error
 	damage   map[string]bool // IDs of blobs that ListBlobs sends with a wrong content
-	hold     chan struct{} // calls of the blob and tree services wait for it
+	hold     chan struct{}   // calls of the blob and tree services wait for it
+	slow     func()          // called by polls, unless nil
 	calls    map[string]int
 	batches  []int // number of blobs of each ListBlobs
 	metadata metadata.MD
@@ -116,6 +117,9 @@ func (f *fake) InfoRefsUploadPack(request *gitalypb.InfoRefsRequest, stream gita
 		return err
 	}
 	f.mu.Lock()
+	if f.slow != nil {
+		f.slow()
+	}
 	var out strings.Builder
 	out.WriteString(pkt("# service=git-upload-pack\n") + "0000")
 	capabilities := "\x00multi_ack side-band-64k symref=HEAD:refs/heads/" + f.head + " object-format=sha1"

@@ -10,9 +10,12 @@ import (
 )
 
 const (
-	// pollJitter spreads the polls of many refs: how far a wait may be from its
-	// mean, as a part of it.
+	// pollJitter spreads the polls of many refs: how much earlier than after the period
+	// a poll may begin, as a part of it. None begins later: people wait for it.
 	pollJitter = 0.1
+	// minPause is how long a poller rests at least, as a part of the period, where
+	// Gitaly takes long to answer.
+	minPause = 0.5
 	// firstRetry is how soon a failed poll is tried again; later ones wait longer,
 	// up to the period.
 	firstRetry = 250 * time.Millisecond
@@ -117,6 +120,7 @@ func (p *poller) repository() gitrepo.Repository {
 func (p *poller) run(ctx context.Context) {
 	defer close(p.done)
 	for {
+		began := p.refs.clock.Now()
 		p.poll(ctx)
 		if ctx.Err() != nil {
 			return
@@ -125,7 +129,7 @@ func (p *poller) run(ctx context.Context) {
 			<-ctx.Done()
 			return
 		}
-		timer := p.refs.clock.NewTimer(p.wait())
+		timer := p.refs.clock.NewTimer(p.wait(p.refs.clock.Since(began)))
 		select {
 		case <-ctx.Done():
 			timer.Stop()
@@ -142,17 +146,19 @@ func (p *poller) settled() bool {
 	return p.key.ref.Commit != "" && p.commitID != ""
 }
 
-// wait returns how long to wait until the next poll.
-func (p *poller) wait() time.Duration {
+// wait returns how long to wait until the next poll, after one that took so long.
+func (p *poller) wait(took time.Duration) time.Duration {
 	p.mu.Lock()
 	wait := p.period
 	p.mu.Unlock()
 	if p.failures > 0 {
 		const maxShift = 16
+		took = 0 // it may be overloaded
 		wait = min(wait, firstRetry<<min(p.failures-1, maxShift))
 	}
 	//nolint:gosec // spreads load, keeps no secret
-	return time.Duration(float64(wait) * (1 + pollJitter*(2*rand.Float64()-1)))
+	wait = time.Duration(float64(wait) * (1 - pollJitter*rand.Float64()))
+	return max(wait-took, time.Duration(minPause*float64(wait)))
 }
 
 // poll asks once, and tells the followers what is new.

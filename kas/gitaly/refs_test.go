@@ -102,8 +102,8 @@ func (f *refsFixture) polled(method string, n int) {
 	})
 }
 
-// step lets more than the longest jittered wait of d pass.
-func (f *refsFixture) step(d time.Duration) { f.clock.Step(d + d/8) }
+// step lets the longest wait of d pass.
+func (f *refsFixture) step(d time.Duration) { f.clock.Step(d) }
 
 const infoRefs = "InfoRefsUploadPack"
 
@@ -291,6 +291,17 @@ func TestFollow_PollsAtTheShortestPeriodAskedFor(t *testing.T) {
 	f.polled(infoRefs, 4) // the wait that was under way
 	f.step(time.Minute)
 	f.polled(infoRefs, 4)
+}
+
+func TestFollow_FromPollToPollItIsNeverLongerThanThePeriod(t *testing.T) {
+	f := startRefs(t)
+	f.fake.commit("refs/heads/main", "one", nil)
+	f.fake.slow = func() { f.clock.Step(300 * time.Millisecond) } // a poll takes that long
+	f.follow(gitrepo.Ref{}, time.Second).next()
+	for n := 1; n < 30; n++ {
+		f.polled(infoRefs, n)
+		f.step(700 * time.Millisecond)
+	}
 }
 
 func TestPoke_PollsNow(t *testing.T) {

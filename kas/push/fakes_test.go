@@ -83,12 +83,17 @@ func (r *repository) set(revision gitrepo.Revision) {
 
 // commit moves the branch to a new commit with these files, and returns its ID.
 func (r *repository) commit(name string, files map[string]string) string {
-	id := sha(name)
-	r.mu.Lock()
-	r.commits[id] = files
-	r.mu.Unlock()
+	id := r.add(name, files)
 	r.set(gitrepo.Revision{Ref: gitrepo.Ref{Branch: "main"}, CommitID: id, DetectedAt: detected})
 	return id
+}
+
+// add adds a commit that no ref names, and returns its ID.
+func (r *repository) add(name string, files map[string]string) string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.commits[sha(name)] = files
+	return sha(name)
 }
 
 func (r *repository) problem(err error) { r.set(gitrepo.Revision{Problem: err}) }

@@ -163,7 +163,7 @@ func (f *feed) run(ctx context.Context) {
 		defer close(followed)
 		err := f.feeds.source.Follow(ctx, f.repo, f.ref, f.feeds.period, f.offer)
 		if ctx.Err() == nil {
-			f.log.Error("following a ref ended by itself", zap.Error(err))
+			f.log.Error("Following a ref ended by itself", zap.Error(err))
 		}
 	}()
 	f.build(ctx)
@@ -221,9 +221,14 @@ func (f *feed) take(ctx context.Context, revision gitrepo.Revision) bool {
 	switch {
 	case ctx.Err() != nil:
 		return true // nobody wants it any more
+	case errors.Is(err, gitrepo.ErrTooManyFiles): // and it will never have fewer
+		f.feeds.metrics.builds.WithLabelValues("mistakes").Inc()
+		v.problem = gitrepo.ErrTooManyFiles
+		f.publish(v)
+		return true
 	case err != nil:
 		f.feeds.metrics.builds.WithLabelValues("error").Inc()
-		f.log.Warn("object set could not be read; trying again", logging.Commit(revision.CommitID), zap.Error(err))
+		f.log.Warn("Object set cannot be read; trying again", logging.Commit(revision.CommitID), zap.Error(err))
 		v.problem = err
 		f.publish(v)
 		return false
@@ -234,8 +239,8 @@ func (f *feed) take(ctx context.Context, revision gitrepo.Revision) bool {
 	}
 	f.feeds.metrics.builds.WithLabelValues(result).Inc()
 	f.feeds.metrics.seconds.Observe(took.Seconds())
-	f.log.Info("object set built", logging.Commit(revision.CommitID), zap.Int("objects", len(set.Objects)),
-		zap.Int("mistakes", len(set.Errors)), zap.Duration("took", took))
+	f.log.Info("New commit, object set built", logging.Commit(revision.CommitID), zap.Time("detected_at", revision.DetectedAt),
+		zap.Int("objects", len(set.Objects)), zap.Int("mistakes", len(set.Errors)), zap.Duration("took", took))
 	f.built = newBuilt(revision, set, f.note(&set))
 	v.built = f.built
 	f.publish(v)
@@ -261,7 +266,7 @@ func explain(problem error) string {
 		return ""
 	}
 	var missing *gitrepo.RefNotFoundError
-	if errors.Is(problem, gitrepo.ErrEmpty) || errors.As(problem, &missing) {
+	if errors.Is(problem, gitrepo.ErrEmpty) || errors.Is(problem, gitrepo.ErrTooManyFiles) || errors.As(problem, &missing) {
 		return problem.Error()
 	}
 	return fmt.Sprintf("the repository cannot be read: %v", problem)

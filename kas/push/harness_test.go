@@ -12,6 +12,9 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+	"go.uber.org/zap/zaptest/observer"
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
@@ -41,6 +44,7 @@ type harness struct {
 	board    *board
 	clock    *clocktesting.FakeClock
 	metrics  *prometheus.Registry
+	log      *observer.ObservedLogs
 	listener *bufconn.Listener
 	stop     context.CancelFunc
 }
@@ -51,13 +55,16 @@ func start(t *testing.T, change ...func(*push.Config)) *harness {
 		t: t, repo: newRepository(), ror: &ror{path: "@hashed/a.git"}, board: newBoard(),
 		clock: clocktesting.NewFakeClock(started), metrics: prometheus.NewRegistry(), listener: bufconn.Listen(1 << 16),
 	}
+	var observed zapcore.Core
+	observed, h.log = observer.New(zapcore.InfoLevel)
+	log := testkit.Logger(t).WithOptions(zap.WrapCore(func(core zapcore.Core) zapcore.Core { return zapcore.NewTee(core, observed) }))
 	config := push.DefaultConfig()
 	config.Clock = h.clock
 	for _, c := range change {
 		c(&config)
 	}
 	server := push.NewServer(config, push.Collaborators{
-		Access: h.ror, Source: h.repo, Status: h.board, Registerer: h.metrics, Log: testkit.Logger(t),
+		Access: h.ror, Source: h.repo, Status: h.board, Registerer: h.metrics, Log: log,
 	})
 	rpc := grpc.NewServer()
 	agentrpc.RegisterSyncServer(rpc, server)

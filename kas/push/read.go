@@ -43,7 +43,7 @@ func (f *feed) read(ctx context.Context, commitID string) (manifests.Set, error)
 		if start >= f.feeds.limits.MaxFiles {
 			// Assemble leaves them out: it only counts them.
 			for _, file := range batch {
-				results = append(results, manifests.FileResult{Path: file.Path})
+				results = append(results, manifests.FileResult{Path: strings.ToValidUTF8(file.Path, "\uFFFD")})
 			}
 			continue
 		}

@@ -56,6 +56,7 @@ type Server struct {
 	access  Access
 	status  Status
 	clock   clock.WithTicker
+	log     *zap.Logger
 	feeds   *feeds
 	metrics *metrics
 
@@ -80,6 +81,7 @@ func NewServer(config Config, with Collaborators) *Server {
 		access:   with.Access,
 		status:   with.Status,
 		clock:    config.Clock,
+		log:      with.Log,
 		metrics:  m,
 		draining: make(chan struct{}),
 		feeds: &feeds{
@@ -143,9 +145,9 @@ func (s *Server) Connect(rpc grpc.BidiStreamingServer[agentrpc.ConnectRequest, a
 func refusal(err error) error {
 	switch code := status.Code(err); code {
 	case codes.Unauthenticated, codes.PermissionDenied, codes.NotFound:
-		return status.Error(code, status.Convert(err).Message())
+		return status.Error(code, grpctool.Words(err))
 	default:
-		return status.Errorf(codes.Unavailable, "ask who the agent is and what it may read: %v", err)
+		return status.Errorf(codes.Unavailable, "ask who the agent is and what it may read: %s", grpctool.Words(err))
 	}
 }
 

@@ -145,7 +145,8 @@ func metric(t *testing.T, h *harness, name string) float64 {
 	require.NoError(t, err)
 	for _, f := range families {
 		if f.GetName() == name {
-			return f.GetMetric()[0].GetGauge().GetValue()
+			m := f.GetMetric()[0] // is one of these
+			return m.GetGauge().GetValue() + m.GetCounter().GetValue() + float64(m.GetHistogram().GetSampleCount())
 		}
 	}
 	t.Fatalf("no metric %s", name)
@@ -485,6 +486,94 @@ func TestConnect_RechecksAccess(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+func TestConnect_ANameThatIsNotUTF8IsAMistakeAndNothingElseSuffers(t *testing.T) {
+	h := start(t, func(c *push.Config) { c.Limits.MaxFiles = 2 })
+	h.repo.set(gitrepo.Revision{Ref: gitrepo.Ref{Branch: "caf\xe9"}, CommitID: h.repo.add("one", map[string]string{
+		"a.yaml": configMap("a", "1"), "caf\xe9.yaml": configMap("b", "1"), "caf\xe9\xe9.yaml": configMap("c", "1"),
+	})})
+	set := h.connect(1).receive()
+	assert.Equal(t, []string{"a.yaml:1"}, set.refs)
+	assert.Equal(t, "branch caf\uFFFD", set.header.GetRef())
+	require.Len(t, set.trailer.GetErrors(), 2)
+	assert.Equal(t, "caf\uFFFD.yaml", set.trailer.GetErrors()[0].GetPath())
+	assert.Contains(t, set.trailer.GetErrors()[0].GetMessage(), "the file's name is not UTF-8")
+	assert.False(t, set.trailer.GetComplete())
+}
+
+func TestConnect_SaysWhyInWords(t *testing.T) {
+	h := start(t)
+	for name, row := range map[string]struct {
+		why  error
+		want string
+	}{
+		"a refusal":           {status.Error(codes.PermissionDenied, "not allowed"), "project: not allowed"},
+		"trouble of a server": {status.Error(codes.Unavailable, "try later"), "ask who the agent is and what it may read: project: try later"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h.ror.refuse(row.why)
+			assert.Equal(t, row.want, status.Convert(h.connect(1).ending()).Message())
+		})
+	}
+}
+
+func TestConnect_AnAgentThatDidNotReadIsCheckedBeforeItGetsMore(t *testing.T) {
+	h := start(t)
+	files := map[string]string{}
+	for i := range 40 {
+		files[fmt.Sprintf("%d.yaml", i)] = configMap(fmt.Sprint("one-", i), strings.Repeat("x", 20_000))
+	}
+	h.repo.commit("one", files)
+	a := h.connect(1)
+	h.eventually(1, func(s *syncstatus.ProjectStatus) bool { return s.GetWantedCommit() == sha("one") })
+	h.repo.commit("two", map[string]string{"a.yaml": configMap("two", "1")})
+	testkit.Eventually(t, func() error {
+		if n := metric(t, h, "kas_push_set_build_seconds"); n != 2 {
+			return fmt.Errorf("%v sets built", n)
+		}
+		return nil
+	})
+	h.ror.refuse(status.Error(codes.NotFound, "404 Project Not Found"))
+	h.clock.Step(time.Hour)
+	assert.Equal(t, sha("one"), a.receive().header.GetCommitId(), "what was begun is finished")
+	_, err := a.stream.Recv()
+	assert.Equal(t, codes.NotFound, status.Code(err), "got a set that it may not read any more")
+}
+
+func TestConnect_TellsTheLogEachSetsStoryOnce(t *testing.T) {
+	h := start(t)
+	h.repo.commit("one", map[string]string{"a.yaml": configMap("a", "1")})
+	a := h.connect(1)
+	a.receive()
+	for _, r := range []*agentrpc.Report{
+		{CommitId: sha("one"), State: syncstatus.State_STATE_SYNCING},
+		{CommitId: sha("one"), State: syncstatus.State_STATE_SYNCED, More: true},
+		{CommitId: sha("one"), State: syncstatus.State_STATE_SYNCED, AppliedCommitId: sha("one")},
+		{CommitId: sha("one"), State: syncstatus.State_STATE_PROGRESSING},
+		{CommitId: sha("one"), State: syncstatus.State_STATE_SYNCED},
+		{CommitId: sha("none"), State: syncstatus.State_STATE_FAILED},
+		{CommitId: sha("one"), State: syncstatus.State_STATE_PARTIAL},
+	} {
+		a.report(r)
+	}
+	testkit.Eventually(t, func() error {
+		if n := len(h.board.reported(1)); n != 7 {
+			return fmt.Errorf("%d reports", n)
+		}
+		return nil
+	})
+	var told []string
+	for _, line := range h.log.All() {
+		fields := line.ContextMap()
+		told = append(told, strings.TrimSpace(fmt.Sprint(line.Message, " ", fields["commit"] == sha("one"), " ", fields["state"])))
+	}
+	assert.Equal(t, []string{
+		"New commit, object set built true <nil>",
+		"Object set sent true <nil>",
+		"Agent says how the commit fares true STATE_SYNCED",
+		"Agent says how the commit fares true STATE_PARTIAL",
+	}, told)
 }
 
 func TestConnect_HandsOnReports(t *testing.T) {

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"go.uber.org/zap"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -18,6 +19,7 @@ import (
 	"github.com/kas-agentk/kas/api/syncstatus"
 	"github.com/kas-agentk/kas/internal/gitlabapi"
 	"github.com/kas-agentk/kas/internal/gitrepo"
+	"github.com/kas-agentk/kas/internal/logging"
 )
 
 // recheckJitter spreads the rechecks of many streams.
@@ -40,6 +42,9 @@ type stream struct {
 	// its wish says.
 	sent   *built
 	sentAt time.Time
+
+	// story is there before ready is closed.
+	story *story
 
 	mu     sync.Mutex
 	closed bool // no report goes to the Status any more
@@ -71,6 +76,8 @@ func (s *stream) run(ctx context.Context) error {
 	}
 	s.server.status.Connected(s.agent, s.wish.projectID)
 	defer s.close()
+	s.story = &story{clock: s.server.clock, log: s.server.log.With(
+		logging.AgentID(s.agent.AgentID), zap.String("agent", s.agent.AgentName), logging.Project(s.wish.projectID))}
 	close(ready)
 	s.feed = s.server.feeds.join(ctx, s.repository(), s.wish)
 	defer func() { s.server.feeds.leave(s.feed) }()
@@ -116,6 +123,7 @@ func (s *stream) receive(ctx context.Context, hello chan<- *agentrpc.ConnectRequ
 		if err := checkReport(report); err != nil {
 			return status.Errorf(codes.InvalidArgument, "Report: %v", err)
 		}
+		s.story.reported(report)
 		s.report(report)
 	}
 }
@@ -164,7 +172,7 @@ func (s *stream) serve(ctx context.Context, ended <-chan error) error {
 	for {
 		v, changed := s.feed.now()
 		if v != nil && v != s.seen {
-			if err := s.show(v); err != nil {
+			if err := s.showTimed(ctx, v); err != nil {
 				return err
 			}
 			continue // something newer may be there already
@@ -225,6 +233,19 @@ func (s *stream) apply(ctx context.Context, result access) error {
 	return nil
 }
 
+// showTimed shows a view. An agent that took long to read is checked again before it is
+// sent anything newer: it may have lost its access meanwhile.
+func (s *stream) showTimed(ctx context.Context, v *view) error {
+	began := s.server.clock.Now()
+	if err := s.show(v); err != nil {
+		return err
+	}
+	if s.server.clock.Since(began) < s.server.config.RecheckPeriod {
+		return nil
+	}
+	return s.apply(ctx, s.recheck(ctx))
+}
+
 // show tells the Status of a view, and sends its set unless that was sent last.
 func (s *stream) show(v *view) error {
 	s.seen = v
@@ -275,6 +296,7 @@ func (s *stream) tell(v *view) {
 
 // send sends a whole set: what the agent lacks of it, the list, and the trailer.
 func (s *stream) send(b *built) error {
+	s.story.begin(b)
 	mode, base := agentrpc.Mode_MODE_FULL, ""
 	var fresh *delta
 	switch {
@@ -308,5 +330,6 @@ func (s *stream) send(b *built) error {
 	m.sets.WithLabelValues(map[agentrpc.Mode]string{agentrpc.Mode_MODE_FULL: "full", agentrpc.Mode_MODE_DELTA: "delta"}[mode]).Inc()
 	m.objects.Add(float64(fresh.objects))
 	m.bytes.Add(float64(fresh.bytes))
+	s.story.sent(b, fresh)
 	return nil
 }

@@ -30,6 +30,10 @@ const (
 	maxResponse = 1 << 20
 	// maxMessage is how much of RoR's own words an error carries, in bytes.
 	maxMessage = 500
+	// pingAfter is how long an HTTP/2 connection may be silent before it is asked whether
+	// it lives; pingTimeout is how long the answer may take.
+	pingAfter   = 15 * time.Second
+	pingTimeout = 5 * time.Second
 	// DefaultTimeout bounds a request, waiting for its turn and reading the answer
 	// included.
 	DefaultTimeout = 20 * time.Second
@@ -126,6 +130,9 @@ func transport(roots *x509.CertPool) *http.Transport {
 		IdleConnTimeout:        90 * time.Second,
 		MaxResponseHeaderBytes: 64 << 10,
 		ForceAttemptHTTP2:      true,
+		// A connection that died in silence would otherwise fail every request on it, for
+		// as long as the kernel goes on trying.
+		HTTP2: &http.HTTP2Config{SendPingTimeout: pingAfter, PingTimeout: pingTimeout},
 	}
 }
 

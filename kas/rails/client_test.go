@@ -57,6 +57,28 @@ type noted struct {
 	Body                                    string
 }
 
+func TestPostSyncStatus_TellsAMissingEndpointFromAMissingAgent(t *testing.T) {
+	for name, row := range map[string]struct {
+		body   string
+		absent bool
+	}{
+		"GitLab's router": {`{"error":"404 Not Found"}`, true},
+		"a proxy's page":  {`<html>`, true},
+		"a missing agent": {`{"message":"404 Agent Not Found"}`, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			client := railsWith(t, func(w http.ResponseWriter, _ *http.Request) {
+				w.WriteHeader(http.StatusNotFound)
+				_, _ = io.WriteString(w, row.body)
+			})
+			err := client.PostSyncStatus(t.Context(), &syncstatus.Update{AgentId: 7})
+			if !errors.Is(err, gitlabapi.ErrNotFound) || errors.Is(err, gitlabapi.ErrNoEndpoint) != row.absent {
+				t.Errorf("got %v", err)
+			}
+		})
+	}
+}
+
 func TestClient_AsksAsGitLabWantsIt(t *testing.T) {
 	agentInfo := gitlabapi.AgentInfo{
 		ProjectID: 3, AgentID: 7, AgentName: "seven", DefaultBranch: "main",

@@ -3,6 +3,7 @@ package rails
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -52,6 +53,7 @@ func (c *Client) PostAgentConfiguration(ctx context.Context, agentID int64, cfg 
 }
 
 // PostSyncStatus tells RoR of one change of a status. update is not changed.
+// ErrNoEndpoint: RoR does not take statuses, as GitLab does not.
 func (c *Client) PostSyncStatus(ctx context.Context, update *syncstatus.Update) error {
 	what := call{method: http.MethodPost, path: gitlabapi.PathSyncStatus}
 	body, err := marshal(what, update)
@@ -59,7 +61,13 @@ func (c *Client) PostSyncStatus(ctx context.Context, update *syncstatus.Update) 
 		return err
 	}
 	what.body = body
-	return c.do(ctx, what)
+	err = c.do(ctx, what)
+	var answered *Error
+	// A handler says in words what it did not find; a router has none.
+	if errors.As(err, &answered) && answered.Status == http.StatusNotFound && answered.Message == "" {
+		answered.kind = gitlabapi.ErrNoEndpoint
+	}
+	return err
 }
 
 // marshal makes the JSON that RoR reads: protobuf's, with the fields' own names.

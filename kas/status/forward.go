@@ -25,6 +25,9 @@ const (
 	restAfterPost = 4
 	// longestRest bounds that wait.
 	longestRest = 5 * time.Second
+	// absentRetry is how long RoR is left alone where it does not take statuses at all:
+	// GitLab does not, until it is updated.
+	absentRetry = 5 * time.Minute
 	// lastWords is how long posts that are due may still take when Run's context ends.
 	lastWords = 2 * time.Second
 )
@@ -69,6 +72,7 @@ type forwarder struct {
 	inFlight int
 	// away: the last post failed; none is made before resume.
 	away     bool
+	absent   bool // RoR does not take statuses at all
 	resume   time.Time
 	backoff  *backoff.ExponentialBackOff
 	refusal  string // the last thing that RoR refused to take, so that the log has it once
@@ -243,6 +247,13 @@ func (f *forwarder) settle(i *item, update *syncstatus.Update, took time.Duratio
 	i.next = now.Add(min(max(f.interval, restAfterPost*took), longestRest))
 	switch {
 	case errors.Is(err, context.Canceled):
+	case errors.Is(err, gitlabapi.ErrNoEndpoint):
+		if !f.absent {
+			f.log.Warn("RoR does not take statuses, so its pages do not show them; everything else works. It is asked again from time to time",
+				zap.Duration("every", absentRetry), zap.Error(err))
+		}
+		f.away, f.absent, f.resume = true, true, now.Add(absentRetry)
+		i.due, i.next = true, now
 	case errors.Is(err, gitlabapi.ErrUnavailable), errors.Is(err, gitlabapi.ErrUnauthorized):
 		if !f.away {
 			f.log.Warn("RoR does not take statuses now; the newest are kept for it", zap.Error(err))
@@ -257,7 +268,7 @@ func (f *forwarder) settle(i *item, update *syncstatus.Update, took time.Duratio
 		}
 	}
 	if f.away && (err == nil && update != nil || isRefusal(err)) {
-		f.away = false
+		f.away, f.absent = false, false
 		f.backoff.Reset()
 		f.log.Info("RoR takes statuses again")
 		// Whatever it was that made RoR fail may have cost it what it knew.
@@ -277,25 +288,8 @@ func (f *forwarder) settle(i *item, update *syncstatus.Update, took time.Duratio
 }
 
 func isRefusal(err error) bool {
+	if errors.Is(err, gitlabapi.ErrNoEndpoint) {
+		return false
+	}
 	return errors.Is(err, gitlabapi.ErrForbidden) || errors.Is(err, gitlabapi.ErrNotFound) || errors.Is(err, gitlabapi.ErrRejected)
-}
-
-// queue is a heap of items by the time of their next post.
-type queue []*item
-
-func (q queue) Len() int           { return len(q) }
-func (q queue) Less(i, j int) bool { return q[i].next.Before(q[j].next) }
-func (q queue) Swap(i, j int)      { q[i], q[j] = q[j], q[i] }
-
-// Push implements heap.Interface.
-func (q *queue) Push(x any) {
-	*q = append(*q, x.(*item))
-}
-
-// Pop implements heap.Interface.
-func (q *queue) Pop() any {
-	old := *q
-	last := old[len(old)-1]
-	*q = old[:len(old)-1]
-	return last
 }

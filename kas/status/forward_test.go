@@ -243,6 +243,32 @@ func TestForward_RefusedUpdateIsNotOfferedAgain(t *testing.T) {
 	rails.wait(t, "7 platform/staging c1 SYNCING")
 }
 
+func TestForward_RailsThatTakesNoStatusesIsLeftAlone(t *testing.T) {
+	rails := &fakeRails{fail: fmt.Errorf("post: %w", gitlabapi.ErrNoEndpoint)}
+	store, clock, _ := running(t, rails)
+	store.Connected(seven, "p1")
+	rails.wait(t, "failed: 7 p1  PENDING")
+	quiet(t, store)
+	store.Connected(seven, "p2")
+	store.Source(seven, "p1", sourceOf("c1"))
+	clock.Step(absentRetry - time.Second)
+	quiet(t, store)
+	rails.none(t)
+	clock.Step(time.Second) // one probe, of whichever
+	testkit.Eventually(t, func() error {
+		rails.mu.Lock()
+		defer rails.mu.Unlock()
+		if len(rails.posts) != 1 {
+			return fmt.Errorf("posted %v", rails.posts)
+		}
+		rails.posts, rails.fail = nil, nil
+		return nil
+	})
+	quiet(t, store)
+	rails.none(t)
+	stepUntil(t, rails, clock, absentRetry, "7 p1 c1 SYNCING", "7 p2  PENDING") // RoR was updated
+}
+
 func TestForward_TellsOfRemovedProjectsAndConfigurations(t *testing.T) {
 	rails := &fakeRails{}
 	store, clock, _ := running(t, rails)

@@ -249,6 +249,22 @@ func TestStore_ProjectThatLeavesTheConfigurationIsGone(t *testing.T) {
 	}
 }
 
+func TestStore_BoundsTheProjectsOfAnAgentOfUnknownConfiguration(t *testing.T) {
+	store, _ := newStore(t, &fakeRails{})
+	for i := range maxUnconfigured + 10 {
+		store.Source(seven, fmt.Sprint("p", i), sourceOf("c1"))
+		store.Connected(seven, fmt.Sprint("p", i))
+		store.Disconnected(seven, fmt.Sprint("p", i))
+	}
+	if all, _ := store.List(seven.AgentID); len(all) != maxUnconfigured {
+		t.Errorf("%d projects are kept", len(all))
+	}
+	store.Configuration(seven, &syncstatus.ConfigurationStatus{CommitId: "g1"}, []string{"p1", "z"})
+	if _, ok := store.Get(seven.AgentID, "z"); !ok {
+		t.Error("a project that is configured is not kept")
+	}
+}
+
 func TestStore_ForgetsAgentsThatAreLongGone(t *testing.T) {
 	store, clock := newStore(t, nil)
 	syncTo(store, "c1", "a")
