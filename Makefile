@@ -8,6 +8,9 @@ GO      ?= go
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS := -s -w -X github.com/kas-agentk/kas/internal/version.Version=$(VERSION)
 TOOLS   := $(CURDIR)/.build/bin
+# A cache of this checkout's own: golangci-lint keeps absolute paths in it, and what
+# another checkout of the same code left there escapes the path rules of this one.
+LINT    := GOLANGCI_LINT_CACHE=$(CURDIR)/.build/golangci-lint $(TOOLS)/golangci-lint
 # What "buf breaking" compares with: the newest release, else the newest commit.
 BUF_BASE ?= $(shell git describe --tags --abbrev=0 2>/dev/null || echo HEAD)
 # 2 cores: the race detector's programs are hungry.
@@ -49,7 +52,7 @@ check: lint generated tidy ## Lint, and check that generated files and go.mod ar
 
 .PHONY: lint
 lint: $(TOOLS)/golangci-lint $(TOOLS)/buf ## Lint Go and protobuf
-	$(TOOLS)/golangci-lint run ./...
+	$(LINT) run ./...
 	$(TOOLS)/buf lint
 	@if git rev-parse -q --verify '$(BUF_BASE)^{commit}' >/dev/null; then \
 		echo "$(TOOLS)/buf breaking --against .git#ref=$(BUF_BASE)"; \
@@ -58,7 +61,7 @@ lint: $(TOOLS)/golangci-lint $(TOOLS)/buf ## Lint Go and protobuf
 
 .PHONY: fmt
 fmt: $(TOOLS)/golangci-lint $(TOOLS)/buf ## Format Go and protobuf
-	$(TOOLS)/golangci-lint fmt ./...
+	$(LINT) fmt ./...
 	$(TOOLS)/buf format -w
 
 .PHONY: generate
