@@ -3,6 +3,7 @@ package gitops
 import (
 	"time"
 
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/utils/clock"
 
 	"github.com/kas-agentk/kas/inventory"
@@ -32,6 +33,16 @@ type Project struct {
 	// PruneTimeout is how long pruned objects may take to be gone before they are
 	// reported as late.
 	PruneTimeout time.Duration
+	// Atomic: all objects of a commit are applied, or none.
+	Atomic bool
+	// Guard says which deletions wait for a person.
+	Guard Guard
+	// Ignore are fields that are left to others once somebody else owns them.
+	Ignore []IgnoreRule
+	// Health judges kinds by rules of the user's own; nil: none.
+	Health HealthRules
+	// Others knows what the agent's other projects want; nil: there are none.
+	Others Others
 	// Clock for timeouts; nil: the real one.
 	Clock clock.Clock
 	// Parallel is how many requests are in flight at a time; zero: DefaultParallel.
@@ -40,6 +51,40 @@ type Project struct {
 
 // DefaultParallel is close to where a small API server takes no more.
 const DefaultParallel = 48
+
+// Guard stops a run before it deletes at least MinObjects objects that are more than
+// MaxPercent of the inventory. A MaxPercent of 100 stops nothing.
+type Guard struct {
+	MinObjects, MaxPercent int
+	// Approved is the commit whose deletions a person has approved of.
+	Approved string
+}
+
+// IgnoreRule names fields of some objects. An empty Kind, Namespace or Name matches
+// all; Group is matched where Kind is set.
+type IgnoreRule struct {
+	Group, Kind, Namespace, Name string
+	// Fields are JSON pointers (RFC 6901).
+	Fields []string
+}
+
+// HealthRules judge objects in place of kstatus.
+type HealthRules interface {
+	// Judge returns false where there is no rule for the kind.
+	Judge(*unstructured.Unstructured) (health Health, message string, ok bool)
+}
+
+// Others knows what other projects of the same agent want, so that an object may
+// move from one to another without being deleted. Its methods may be called by any
+// goroutine and do not block.
+type Others interface {
+	// WantedBy returns the inventory ID of another project whose newest set holds
+	// the object.
+	WantedBy(id inventory.ID) (inventoryID string, ok bool)
+	// Released says that the inventory belongs to another project of this agent,
+	// whose newest set is known and does not hold the object any more.
+	Released(inventoryID string, id inventory.ID) bool
+}
 
 // DryRun says whether a run changes the cluster.
 type DryRun int
@@ -96,6 +141,25 @@ type ObjectStatus struct {
 	Message string
 	// Position in the repository; zero for an object that left it.
 	Position manifests.Position
+	// Contest is set while others keep undoing what the engine does. It must not
+	// be changed.
+	Contest *Contest
+}
+
+// Contest is a quarrel with other field managers over an object.
+type Contest struct {
+	// Contenders by name; empty where somebody deletes the object.
+	Contenders []Contender
+	// Heals is how often the engine has put the object right since Since.
+	Heals int
+	Since time.Time
+}
+
+// Contender is a field manager that sets fields which the manifest sets as well.
+type Contender struct {
+	Manager string
+	// Fields as people write them, such as ".spec.replicas"; sorted, at most 20.
+	Fields []string
 }
 
 // Observer is told how a run goes, by one goroutine at a time. It must not block.
@@ -118,9 +182,12 @@ type Result struct {
 	// that the API server refused. All are worth another Run later, without a new
 	// commit.
 	Failed int
-	// HeldBack says why nothing was pruned although something left the
-	// repository, and what to do about it. Empty: nothing was held back.
+	// HeldBack says why something was not pruned although it left the repository,
+	// and what to do about it. Empty: nothing was held back.
 	HeldBack string
+	// Held are the objects that wait for a person to approve of their deletion
+	// (Guard.Approved set to the commit), in the order of their IDs.
+	Held []inventory.ID
 
 	// watched is what Watch looks after, in the order of the set.
 	watched []watched

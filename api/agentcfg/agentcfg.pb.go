@@ -226,7 +226,21 @@ type ManifestProject struct {
 	// Ours: let a commit that holds no object at all delete everything that this
 	// project put into the cluster. Default false: nothing is deleted then, and
 	// the status says so.
-	AllowEmpty    bool `protobuf:"varint,100,opt,name=allow_empty,json=allowEmpty,proto3" json:"allow_empty,omitempty"`
+	AllowEmpty bool `protobuf:"varint,100,opt,name=allow_empty,json=allowEmpty,proto3" json:"allow_empty,omitempty"`
+	// Ours: apply all objects of a commit or none. The API server is asked first, by
+	// a dry run of everything; if it refuses one object, nothing is changed.
+	Atomic bool `protobuf:"varint,101,opt,name=atomic,proto3" json:"atomic,omitempty"`
+	// Ours: stop syncing this project. What the cluster holds stays as it is, and
+	// drift is not healed. People suspend by kasctl and the page as well; either
+	// alone is enough.
+	Suspend bool `protobuf:"varint,102,opt,name=suspend,proto3" json:"suspend,omitempty"`
+	// Ours: when to ask a person before deleting.
+	PruneGuard *PruneGuard `protobuf:"bytes,103,opt,name=prune_guard,json=pruneGuard,proto3" json:"prune_guard,omitempty"`
+	// Ours: how to tell whether objects of a kind are healthy, in place of the rules
+	// that are built in.
+	HealthChecks []*HealthCheck `protobuf:"bytes,104,rep,name=health_checks,json=healthChecks,proto3" json:"health_checks,omitempty"`
+	// Ours: fields that are left to others once somebody else has set them.
+	IgnoreFields  []*IgnoreFields `protobuf:"bytes,105,rep,name=ignore_fields,json=ignoreFields,proto3" json:"ignore_fields,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -338,19 +352,291 @@ func (x *ManifestProject) GetAllowEmpty() bool {
 	return false
 }
 
-// PathCfg selects files by a glob.
+func (x *ManifestProject) GetAtomic() bool {
+	if x != nil {
+		return x.Atomic
+	}
+	return false
+}
+
+func (x *ManifestProject) GetSuspend() bool {
+	if x != nil {
+		return x.Suspend
+	}
+	return false
+}
+
+func (x *ManifestProject) GetPruneGuard() *PruneGuard {
+	if x != nil {
+		return x.PruneGuard
+	}
+	return nil
+}
+
+func (x *ManifestProject) GetHealthChecks() []*HealthCheck {
+	if x != nil {
+		return x.HealthChecks
+	}
+	return nil
+}
+
+func (x *ManifestProject) GetIgnoreFields() []*IgnoreFields {
+	if x != nil {
+		return x.IgnoreFields
+	}
+	return nil
+}
+
+// PruneGuard stops a commit that would delete much: the rest of it is applied, and
+// nothing is deleted until a person approves of it, by kasctl, on the page, or here.
+// A commit is stopped when it would delete at least min_objects objects and more
+// than max_percent of the project's inventory.
+type PruneGuard struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Default 10.
+	MinObjects *uint32 `protobuf:"varint,1,opt,name=min_objects,json=minObjects,proto3,oneof" json:"min_objects,omitempty"`
+	// Default 50. 100 switches the guard off.
+	MaxPercent *uint32 `protobuf:"varint,2,opt,name=max_percent,json=maxPercent,proto3,oneof" json:"max_percent,omitempty"`
+	// The full ID of the commit of the manifest project whose deletions are approved.
+	ApprovedCommit string `protobuf:"bytes,3,opt,name=approved_commit,json=approvedCommit,proto3" json:"approved_commit,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *PruneGuard) Reset() {
+	*x = PruneGuard{}
+	mi := &file_agentcfg_agentcfg_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PruneGuard) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PruneGuard) ProtoMessage() {}
+
+func (x *PruneGuard) ProtoReflect() protoreflect.Message {
+	mi := &file_agentcfg_agentcfg_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PruneGuard.ProtoReflect.Descriptor instead.
+func (*PruneGuard) Descriptor() ([]byte, []int) {
+	return file_agentcfg_agentcfg_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *PruneGuard) GetMinObjects() uint32 {
+	if x != nil && x.MinObjects != nil {
+		return *x.MinObjects
+	}
+	return 0
+}
+
+func (x *PruneGuard) GetMaxPercent() uint32 {
+	if x != nil && x.MaxPercent != nil {
+		return *x.MaxPercent
+	}
+	return 0
+}
+
+func (x *PruneGuard) GetApprovedCommit() string {
+	if x != nil {
+		return x.ApprovedCommit
+	}
+	return ""
+}
+
+// HealthCheck judges the objects of one kind by CEL expressions over the object,
+// whose parts are variables: apiVersion, kind, metadata, spec, status, data (empty
+// where the object has none), and self, the whole of it. They are asked in this
+// order, and the first that is true decides; an object for which none is true is in
+// progress. An expression that cannot be evaluated, as where a field is missing, is
+// not true.
+type HealthCheck struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// For example "cert-manager.io". Empty: the core group.
+	Group         string `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	Kind          string `protobuf:"bytes,2,opt,name=kind,proto3" json:"kind,omitempty"`
+	Failed        string `protobuf:"bytes,3,opt,name=failed,proto3" json:"failed,omitempty"`
+	InProgress    string `protobuf:"bytes,4,opt,name=in_progress,json=inProgress,proto3" json:"in_progress,omitempty"`
+	Current       string `protobuf:"bytes,5,opt,name=current,proto3" json:"current,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HealthCheck) Reset() {
+	*x = HealthCheck{}
+	mi := &file_agentcfg_agentcfg_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HealthCheck) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HealthCheck) ProtoMessage() {}
+
+func (x *HealthCheck) ProtoReflect() protoreflect.Message {
+	mi := &file_agentcfg_agentcfg_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HealthCheck.ProtoReflect.Descriptor instead.
+func (*HealthCheck) Descriptor() ([]byte, []int) {
+	return file_agentcfg_agentcfg_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *HealthCheck) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+func (x *HealthCheck) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *HealthCheck) GetFailed() string {
+	if x != nil {
+		return x.Failed
+	}
+	return ""
+}
+
+func (x *HealthCheck) GetInProgress() string {
+	if x != nil {
+		return x.InProgress
+	}
+	return ""
+}
+
+func (x *HealthCheck) GetCurrent() string {
+	if x != nil {
+		return x.Current
+	}
+	return ""
+}
+
+// IgnoreFields names fields of some objects. They are sent when an object is
+// created; once another manager owns one of them, it is not sent any more and not
+// fought over.
+type IgnoreFields struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Which objects: an empty field means all. group may not be left out for a kind
+	// that has one.
+	Group     string `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	Kind      string `protobuf:"bytes,2,opt,name=kind,proto3" json:"kind,omitempty"`
+	Namespace string `protobuf:"bytes,3,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	Name      string `protobuf:"bytes,4,opt,name=name,proto3" json:"name,omitempty"`
+	// JSON pointers (RFC 6901), for example "/spec/replicas".
+	Fields        []string `protobuf:"bytes,5,rep,name=fields,proto3" json:"fields,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *IgnoreFields) Reset() {
+	*x = IgnoreFields{}
+	mi := &file_agentcfg_agentcfg_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *IgnoreFields) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*IgnoreFields) ProtoMessage() {}
+
+func (x *IgnoreFields) ProtoReflect() protoreflect.Message {
+	mi := &file_agentcfg_agentcfg_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use IgnoreFields.ProtoReflect.Descriptor instead.
+func (*IgnoreFields) Descriptor() ([]byte, []int) {
+	return file_agentcfg_agentcfg_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *IgnoreFields) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+func (x *IgnoreFields) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *IgnoreFields) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *IgnoreFields) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *IgnoreFields) GetFields() []string {
+	if x != nil {
+		return x.Fields
+	}
+	return nil
+}
+
+// PathCfg selects manifests. Exactly one of its fields is set.
 type PathCfg struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// A doublestar pattern over paths from the repository's root, with or without
-	// a leading slash. Hidden directories are never entered.
-	Glob          string `protobuf:"bytes,1,opt,name=glob,proto3" json:"glob,omitempty"`
+	// a leading slash. Hidden directories are never entered. Files in a directory
+	// that another entry renders are left to that entry.
+	Glob string `protobuf:"bytes,1,opt,name=glob,proto3" json:"glob,omitempty"`
+	// Ours: what kustomize makes of a directory.
+	Kustomize *Kustomize `protobuf:"bytes,100,opt,name=kustomize,proto3" json:"kustomize,omitempty"`
+	// Ours: what Helm makes of a chart.
+	Helm          *Helm `protobuf:"bytes,101,opt,name=helm,proto3" json:"helm,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *PathCfg) Reset() {
 	*x = PathCfg{}
-	mi := &file_agentcfg_agentcfg_proto_msgTypes[3]
+	mi := &file_agentcfg_agentcfg_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -362,7 +648,7 @@ func (x *PathCfg) String() string {
 func (*PathCfg) ProtoMessage() {}
 
 func (x *PathCfg) ProtoReflect() protoreflect.Message {
-	mi := &file_agentcfg_agentcfg_proto_msgTypes[3]
+	mi := &file_agentcfg_agentcfg_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -375,12 +661,147 @@ func (x *PathCfg) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PathCfg.ProtoReflect.Descriptor instead.
 func (*PathCfg) Descriptor() ([]byte, []int) {
-	return file_agentcfg_agentcfg_proto_rawDescGZIP(), []int{3}
+	return file_agentcfg_agentcfg_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *PathCfg) GetGlob() string {
 	if x != nil {
 		return x.Glob
+	}
+	return ""
+}
+
+func (x *PathCfg) GetKustomize() *Kustomize {
+	if x != nil {
+		return x.Kustomize
+	}
+	return nil
+}
+
+func (x *PathCfg) GetHelm() *Helm {
+	if x != nil {
+		return x.Helm
+	}
+	return nil
+}
+
+// Kustomize renders a kustomization, with nothing but the repository at hand: no
+// remote resources, no plugins, no Helm charts.
+type Kustomize struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Directory of the kustomization.yaml, from the repository's root.
+	Path          string `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Kustomize) Reset() {
+	*x = Kustomize{}
+	mi := &file_agentcfg_agentcfg_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Kustomize) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Kustomize) ProtoMessage() {}
+
+func (x *Kustomize) ProtoReflect() protoreflect.Message {
+	mi := &file_agentcfg_agentcfg_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Kustomize.ProtoReflect.Descriptor instead.
+func (*Kustomize) Descriptor() ([]byte, []int) {
+	return file_agentcfg_agentcfg_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *Kustomize) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+// Helm renders a chart of the repository, as "helm template" does. Charts that it
+// depends on must be in its charts directory. lookup finds nothing.
+type Helm struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Directory of the Chart.yaml, from the repository's root.
+	Chart string `protobuf:"bytes,1,opt,name=chart,proto3" json:"chart,omitempty"`
+	// Values files, from the repository's root; a later one wins.
+	ValuesFiles []string `protobuf:"bytes,2,rep,name=values_files,json=valuesFiles,proto3" json:"values_files,omitempty"`
+	// Default: the chart's directory's name.
+	ReleaseName string `protobuf:"bytes,3,opt,name=release_name,json=releaseName,proto3" json:"release_name,omitempty"`
+	// Namespace of the release. Default: the project's default_namespace.
+	Namespace     string `protobuf:"bytes,4,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Helm) Reset() {
+	*x = Helm{}
+	mi := &file_agentcfg_agentcfg_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Helm) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Helm) ProtoMessage() {}
+
+func (x *Helm) ProtoReflect() protoreflect.Message {
+	mi := &file_agentcfg_agentcfg_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Helm.ProtoReflect.Descriptor instead.
+func (*Helm) Descriptor() ([]byte, []int) {
+	return file_agentcfg_agentcfg_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *Helm) GetChart() string {
+	if x != nil {
+		return x.Chart
+	}
+	return ""
+}
+
+func (x *Helm) GetValuesFiles() []string {
+	if x != nil {
+		return x.ValuesFiles
+	}
+	return nil
+}
+
+func (x *Helm) GetReleaseName() string {
+	if x != nil {
+		return x.ReleaseName
+	}
+	return ""
+}
+
+func (x *Helm) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
 	}
 	return ""
 }
@@ -400,7 +821,7 @@ type GitRef struct {
 
 func (x *GitRef) Reset() {
 	*x = GitRef{}
-	mi := &file_agentcfg_agentcfg_proto_msgTypes[4]
+	mi := &file_agentcfg_agentcfg_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -412,7 +833,7 @@ func (x *GitRef) String() string {
 func (*GitRef) ProtoMessage() {}
 
 func (x *GitRef) ProtoReflect() protoreflect.Message {
-	mi := &file_agentcfg_agentcfg_proto_msgTypes[4]
+	mi := &file_agentcfg_agentcfg_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -425,7 +846,7 @@ func (x *GitRef) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GitRef.ProtoReflect.Descriptor instead.
 func (*GitRef) Descriptor() ([]byte, []int) {
-	return file_agentcfg_agentcfg_proto_rawDescGZIP(), []int{4}
+	return file_agentcfg_agentcfg_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *GitRef) GetRef() isGitRef_Ref {
@@ -495,7 +916,7 @@ type Observability struct {
 
 func (x *Observability) Reset() {
 	*x = Observability{}
-	mi := &file_agentcfg_agentcfg_proto_msgTypes[5]
+	mi := &file_agentcfg_agentcfg_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -507,7 +928,7 @@ func (x *Observability) String() string {
 func (*Observability) ProtoMessage() {}
 
 func (x *Observability) ProtoReflect() protoreflect.Message {
-	mi := &file_agentcfg_agentcfg_proto_msgTypes[5]
+	mi := &file_agentcfg_agentcfg_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -520,7 +941,7 @@ func (x *Observability) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Observability.ProtoReflect.Descriptor instead.
 func (*Observability) Descriptor() ([]byte, []int) {
-	return file_agentcfg_agentcfg_proto_rawDescGZIP(), []int{5}
+	return file_agentcfg_agentcfg_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Observability) GetLogging() *Logging {
@@ -543,7 +964,7 @@ type Logging struct {
 
 func (x *Logging) Reset() {
 	*x = Logging{}
-	mi := &file_agentcfg_agentcfg_proto_msgTypes[6]
+	mi := &file_agentcfg_agentcfg_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -555,7 +976,7 @@ func (x *Logging) String() string {
 func (*Logging) ProtoMessage() {}
 
 func (x *Logging) ProtoReflect() protoreflect.Message {
-	mi := &file_agentcfg_agentcfg_proto_msgTypes[6]
+	mi := &file_agentcfg_agentcfg_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -568,7 +989,7 @@ func (x *Logging) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Logging.ProtoReflect.Descriptor instead.
 func (*Logging) Descriptor() ([]byte, []int) {
-	return file_agentcfg_agentcfg_proto_rawDescGZIP(), []int{6}
+	return file_agentcfg_agentcfg_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Logging) GetLevel() LogLevel {
@@ -596,7 +1017,7 @@ type CiAccess struct {
 
 func (x *CiAccess) Reset() {
 	*x = CiAccess{}
-	mi := &file_agentcfg_agentcfg_proto_msgTypes[7]
+	mi := &file_agentcfg_agentcfg_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -608,7 +1029,7 @@ func (x *CiAccess) String() string {
 func (*CiAccess) ProtoMessage() {}
 
 func (x *CiAccess) ProtoReflect() protoreflect.Message {
-	mi := &file_agentcfg_agentcfg_proto_msgTypes[7]
+	mi := &file_agentcfg_agentcfg_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -621,7 +1042,7 @@ func (x *CiAccess) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CiAccess.ProtoReflect.Descriptor instead.
 func (*CiAccess) Descriptor() ([]byte, []int) {
-	return file_agentcfg_agentcfg_proto_rawDescGZIP(), []int{7}
+	return file_agentcfg_agentcfg_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *CiAccess) GetProjects() []*CiAccessProject {
@@ -651,7 +1072,7 @@ type CiAccessProject struct {
 
 func (x *CiAccessProject) Reset() {
 	*x = CiAccessProject{}
-	mi := &file_agentcfg_agentcfg_proto_msgTypes[8]
+	mi := &file_agentcfg_agentcfg_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -663,7 +1084,7 @@ func (x *CiAccessProject) String() string {
 func (*CiAccessProject) ProtoMessage() {}
 
 func (x *CiAccessProject) ProtoReflect() protoreflect.Message {
-	mi := &file_agentcfg_agentcfg_proto_msgTypes[8]
+	mi := &file_agentcfg_agentcfg_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -676,7 +1097,7 @@ func (x *CiAccessProject) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CiAccessProject.ProtoReflect.Descriptor instead.
 func (*CiAccessProject) Descriptor() ([]byte, []int) {
-	return file_agentcfg_agentcfg_proto_rawDescGZIP(), []int{8}
+	return file_agentcfg_agentcfg_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *CiAccessProject) GetId() string {
@@ -727,7 +1148,7 @@ type CiAccessGroup struct {
 
 func (x *CiAccessGroup) Reset() {
 	*x = CiAccessGroup{}
-	mi := &file_agentcfg_agentcfg_proto_msgTypes[9]
+	mi := &file_agentcfg_agentcfg_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -739,7 +1160,7 @@ func (x *CiAccessGroup) String() string {
 func (*CiAccessGroup) ProtoMessage() {}
 
 func (x *CiAccessGroup) ProtoReflect() protoreflect.Message {
-	mi := &file_agentcfg_agentcfg_proto_msgTypes[9]
+	mi := &file_agentcfg_agentcfg_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -752,7 +1173,7 @@ func (x *CiAccessGroup) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CiAccessGroup.ProtoReflect.Descriptor instead.
 func (*CiAccessGroup) Descriptor() ([]byte, []int) {
-	return file_agentcfg_agentcfg_proto_rawDescGZIP(), []int{9}
+	return file_agentcfg_agentcfg_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *CiAccessGroup) GetId() string {
@@ -804,7 +1225,7 @@ type CiAccessAs struct {
 
 func (x *CiAccessAs) Reset() {
 	*x = CiAccessAs{}
-	mi := &file_agentcfg_agentcfg_proto_msgTypes[10]
+	mi := &file_agentcfg_agentcfg_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -816,7 +1237,7 @@ func (x *CiAccessAs) String() string {
 func (*CiAccessAs) ProtoMessage() {}
 
 func (x *CiAccessAs) ProtoReflect() protoreflect.Message {
-	mi := &file_agentcfg_agentcfg_proto_msgTypes[10]
+	mi := &file_agentcfg_agentcfg_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -829,7 +1250,7 @@ func (x *CiAccessAs) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CiAccessAs.ProtoReflect.Descriptor instead.
 func (*CiAccessAs) Descriptor() ([]byte, []int) {
-	return file_agentcfg_agentcfg_proto_rawDescGZIP(), []int{10}
+	return file_agentcfg_agentcfg_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *CiAccessAs) GetAs() isCiAccessAs_As {
@@ -900,7 +1321,7 @@ type UserAccess struct {
 
 func (x *UserAccess) Reset() {
 	*x = UserAccess{}
-	mi := &file_agentcfg_agentcfg_proto_msgTypes[11]
+	mi := &file_agentcfg_agentcfg_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -912,7 +1333,7 @@ func (x *UserAccess) String() string {
 func (*UserAccess) ProtoMessage() {}
 
 func (x *UserAccess) ProtoReflect() protoreflect.Message {
-	mi := &file_agentcfg_agentcfg_proto_msgTypes[11]
+	mi := &file_agentcfg_agentcfg_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -925,7 +1346,7 @@ func (x *UserAccess) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UserAccess.ProtoReflect.Descriptor instead.
 func (*UserAccess) Descriptor() ([]byte, []int) {
-	return file_agentcfg_agentcfg_proto_rawDescGZIP(), []int{11}
+	return file_agentcfg_agentcfg_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *UserAccess) GetAccessAs() *UserAccessAs {
@@ -962,7 +1383,7 @@ type UserAccessAs struct {
 
 func (x *UserAccessAs) Reset() {
 	*x = UserAccessAs{}
-	mi := &file_agentcfg_agentcfg_proto_msgTypes[12]
+	mi := &file_agentcfg_agentcfg_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -974,7 +1395,7 @@ func (x *UserAccessAs) String() string {
 func (*UserAccessAs) ProtoMessage() {}
 
 func (x *UserAccessAs) ProtoReflect() protoreflect.Message {
-	mi := &file_agentcfg_agentcfg_proto_msgTypes[12]
+	mi := &file_agentcfg_agentcfg_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -987,7 +1408,7 @@ func (x *UserAccessAs) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UserAccessAs.ProtoReflect.Descriptor instead.
 func (*UserAccessAs) Descriptor() ([]byte, []int) {
-	return file_agentcfg_agentcfg_proto_rawDescGZIP(), []int{12}
+	return file_agentcfg_agentcfg_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *UserAccessAs) GetAs() isUserAccessAs_As {
@@ -1040,7 +1461,7 @@ type UserAccessProject struct {
 
 func (x *UserAccessProject) Reset() {
 	*x = UserAccessProject{}
-	mi := &file_agentcfg_agentcfg_proto_msgTypes[13]
+	mi := &file_agentcfg_agentcfg_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1052,7 +1473,7 @@ func (x *UserAccessProject) String() string {
 func (*UserAccessProject) ProtoMessage() {}
 
 func (x *UserAccessProject) ProtoReflect() protoreflect.Message {
-	mi := &file_agentcfg_agentcfg_proto_msgTypes[13]
+	mi := &file_agentcfg_agentcfg_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1065,7 +1486,7 @@ func (x *UserAccessProject) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UserAccessProject.ProtoReflect.Descriptor instead.
 func (*UserAccessProject) Descriptor() ([]byte, []int) {
-	return file_agentcfg_agentcfg_proto_rawDescGZIP(), []int{13}
+	return file_agentcfg_agentcfg_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *UserAccessProject) GetId() string {
@@ -1084,7 +1505,7 @@ type UserAccessGroup struct {
 
 func (x *UserAccessGroup) Reset() {
 	*x = UserAccessGroup{}
-	mi := &file_agentcfg_agentcfg_proto_msgTypes[14]
+	mi := &file_agentcfg_agentcfg_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1096,7 +1517,7 @@ func (x *UserAccessGroup) String() string {
 func (*UserAccessGroup) ProtoMessage() {}
 
 func (x *UserAccessGroup) ProtoReflect() protoreflect.Message {
-	mi := &file_agentcfg_agentcfg_proto_msgTypes[14]
+	mi := &file_agentcfg_agentcfg_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1109,7 +1530,7 @@ func (x *UserAccessGroup) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UserAccessGroup.ProtoReflect.Descriptor instead.
 func (*UserAccessGroup) Descriptor() ([]byte, []int) {
-	return file_agentcfg_agentcfg_proto_rawDescGZIP(), []int{14}
+	return file_agentcfg_agentcfg_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *UserAccessGroup) GetId() string {
@@ -1127,7 +1548,7 @@ type AccessAsAgent struct {
 
 func (x *AccessAsAgent) Reset() {
 	*x = AccessAsAgent{}
-	mi := &file_agentcfg_agentcfg_proto_msgTypes[15]
+	mi := &file_agentcfg_agentcfg_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1139,7 +1560,7 @@ func (x *AccessAsAgent) String() string {
 func (*AccessAsAgent) ProtoMessage() {}
 
 func (x *AccessAsAgent) ProtoReflect() protoreflect.Message {
-	mi := &file_agentcfg_agentcfg_proto_msgTypes[15]
+	mi := &file_agentcfg_agentcfg_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1152,7 +1573,7 @@ func (x *AccessAsAgent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AccessAsAgent.ProtoReflect.Descriptor instead.
 func (*AccessAsAgent) Descriptor() ([]byte, []int) {
-	return file_agentcfg_agentcfg_proto_rawDescGZIP(), []int{15}
+	return file_agentcfg_agentcfg_proto_rawDescGZIP(), []int{20}
 }
 
 type AccessAsUser struct {
@@ -1163,7 +1584,7 @@ type AccessAsUser struct {
 
 func (x *AccessAsUser) Reset() {
 	*x = AccessAsUser{}
-	mi := &file_agentcfg_agentcfg_proto_msgTypes[16]
+	mi := &file_agentcfg_agentcfg_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1175,7 +1596,7 @@ func (x *AccessAsUser) String() string {
 func (*AccessAsUser) ProtoMessage() {}
 
 func (x *AccessAsUser) ProtoReflect() protoreflect.Message {
-	mi := &file_agentcfg_agentcfg_proto_msgTypes[16]
+	mi := &file_agentcfg_agentcfg_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1188,7 +1609,7 @@ func (x *AccessAsUser) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AccessAsUser.ProtoReflect.Descriptor instead.
 func (*AccessAsUser) Descriptor() ([]byte, []int) {
-	return file_agentcfg_agentcfg_proto_rawDescGZIP(), []int{16}
+	return file_agentcfg_agentcfg_proto_rawDescGZIP(), []int{21}
 }
 
 type AccessAsCiJob struct {
@@ -1199,7 +1620,7 @@ type AccessAsCiJob struct {
 
 func (x *AccessAsCiJob) Reset() {
 	*x = AccessAsCiJob{}
-	mi := &file_agentcfg_agentcfg_proto_msgTypes[17]
+	mi := &file_agentcfg_agentcfg_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1211,7 +1632,7 @@ func (x *AccessAsCiJob) String() string {
 func (*AccessAsCiJob) ProtoMessage() {}
 
 func (x *AccessAsCiJob) ProtoReflect() protoreflect.Message {
-	mi := &file_agentcfg_agentcfg_proto_msgTypes[17]
+	mi := &file_agentcfg_agentcfg_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1224,7 +1645,7 @@ func (x *AccessAsCiJob) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AccessAsCiJob.ProtoReflect.Descriptor instead.
 func (*AccessAsCiJob) Descriptor() ([]byte, []int) {
-	return file_agentcfg_agentcfg_proto_rawDescGZIP(), []int{17}
+	return file_agentcfg_agentcfg_proto_rawDescGZIP(), []int{22}
 }
 
 type AccessAsImpersonate struct {
@@ -1239,7 +1660,7 @@ type AccessAsImpersonate struct {
 
 func (x *AccessAsImpersonate) Reset() {
 	*x = AccessAsImpersonate{}
-	mi := &file_agentcfg_agentcfg_proto_msgTypes[18]
+	mi := &file_agentcfg_agentcfg_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1251,7 +1672,7 @@ func (x *AccessAsImpersonate) String() string {
 func (*AccessAsImpersonate) ProtoMessage() {}
 
 func (x *AccessAsImpersonate) ProtoReflect() protoreflect.Message {
-	mi := &file_agentcfg_agentcfg_proto_msgTypes[18]
+	mi := &file_agentcfg_agentcfg_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1264,7 +1685,7 @@ func (x *AccessAsImpersonate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AccessAsImpersonate.ProtoReflect.Descriptor instead.
 func (*AccessAsImpersonate) Descriptor() ([]byte, []int) {
-	return file_agentcfg_agentcfg_proto_rawDescGZIP(), []int{18}
+	return file_agentcfg_agentcfg_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *AccessAsImpersonate) GetUsername() string {
@@ -1305,7 +1726,7 @@ type ExtraKeyVal struct {
 
 func (x *ExtraKeyVal) Reset() {
 	*x = ExtraKeyVal{}
-	mi := &file_agentcfg_agentcfg_proto_msgTypes[19]
+	mi := &file_agentcfg_agentcfg_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1317,7 +1738,7 @@ func (x *ExtraKeyVal) String() string {
 func (*ExtraKeyVal) ProtoMessage() {}
 
 func (x *ExtraKeyVal) ProtoReflect() protoreflect.Message {
-	mi := &file_agentcfg_agentcfg_proto_msgTypes[19]
+	mi := &file_agentcfg_agentcfg_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1330,7 +1751,7 @@ func (x *ExtraKeyVal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExtraKeyVal.ProtoReflect.Descriptor instead.
 func (*ExtraKeyVal) Descriptor() ([]byte, []int) {
-	return file_agentcfg_agentcfg_proto_rawDescGZIP(), []int{19}
+	return file_agentcfg_agentcfg_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ExtraKeyVal) GetKey() string {
@@ -1359,7 +1780,7 @@ const file_agentcfg_agentcfg_proto_rawDesc = "" +
 	"\vuser_access\x18\x04 \x01(\v2\x14.agentcfg.UserAccessR\n" +
 	"userAccess\"P\n" +
 	"\x06Gitops\x12F\n" +
-	"\x11manifest_projects\x18\x01 \x03(\v2\x19.agentcfg.ManifestProjectR\x10manifestProjects\"\x9d\x05\n" +
+	"\x11manifest_projects\x18\x01 \x03(\v2\x19.agentcfg.ManifestProjectR\x10manifestProjects\"\xff\x06\n" +
 	"\x0fManifestProject\x12\x17\n" +
 	"\x02id\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\x02id\x124\n" +
 	"\x11default_namespace\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x18?R\x10defaultNamespace\x12'\n" +
@@ -1376,10 +1797,47 @@ const file_agentcfg_agentcfg_proto_rawDesc = "" +
 	"\x03ref\x18\n" +
 	" \x01(\v2\x10.agentcfg.GitRefR\x03ref\x12\x1f\n" +
 	"\vallow_empty\x18d \x01(\bR\n" +
-	"allowEmptyB\b\n" +
-	"\x06_prune\"&\n" +
-	"\aPathCfg\x12\x1b\n" +
-	"\x04glob\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\x04glob\"\x87\x01\n" +
+	"allowEmpty\x12\x16\n" +
+	"\x06atomic\x18e \x01(\bR\x06atomic\x12\x18\n" +
+	"\asuspend\x18f \x01(\bR\asuspend\x125\n" +
+	"\vprune_guard\x18g \x01(\v2\x14.agentcfg.PruneGuardR\n" +
+	"pruneGuard\x12:\n" +
+	"\rhealth_checks\x18h \x03(\v2\x15.agentcfg.HealthCheckR\fhealthChecks\x12;\n" +
+	"\rignore_fields\x18i \x03(\v2\x16.agentcfg.IgnoreFieldsR\fignoreFieldsB\b\n" +
+	"\x06_prune\"\xc4\x01\n" +
+	"\n" +
+	"PruneGuard\x12$\n" +
+	"\vmin_objects\x18\x01 \x01(\rH\x00R\n" +
+	"minObjects\x88\x01\x01\x12-\n" +
+	"\vmax_percent\x18\x02 \x01(\rB\a\xbaH\x04*\x02\x18dH\x01R\n" +
+	"maxPercent\x88\x01\x01\x12A\n" +
+	"\x0fapproved_commit\x18\x03 \x01(\tB\x18\xbaH\x15r\x132\x11^([0-9a-f]{40})?$R\x0eapprovedCommitB\x0e\n" +
+	"\f_min_objectsB\x0e\n" +
+	"\f_max_percent\"\x9c\x01\n" +
+	"\vHealthCheck\x12\x14\n" +
+	"\x05group\x18\x01 \x01(\tR\x05group\x12\x1b\n" +
+	"\x04kind\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\x04kind\x12\x16\n" +
+	"\x06failed\x18\x03 \x01(\tR\x06failed\x12\x1f\n" +
+	"\vin_progress\x18\x04 \x01(\tR\n" +
+	"inProgress\x12!\n" +
+	"\acurrent\x18\x05 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\acurrent\"\xa6\x01\n" +
+	"\fIgnoreFields\x12\x14\n" +
+	"\x05group\x18\x01 \x01(\tR\x05group\x12\x12\n" +
+	"\x04kind\x18\x02 \x01(\tR\x04kind\x12\x1c\n" +
+	"\tnamespace\x18\x03 \x01(\tR\tnamespace\x12\x12\n" +
+	"\x04name\x18\x04 \x01(\tR\x04name\x12:\n" +
+	"\x06fields\x18\x05 \x03(\tB\"\xbaH\x1f\x92\x01\x1c\b\x01\"\x18r\x162\x14^(/([^~/]|~[01])*)+$R\x06fields\"t\n" +
+	"\aPathCfg\x12\x12\n" +
+	"\x04glob\x18\x01 \x01(\tR\x04glob\x121\n" +
+	"\tkustomize\x18d \x01(\v2\x13.agentcfg.KustomizeR\tkustomize\x12\"\n" +
+	"\x04helm\x18e \x01(\v2\x0e.agentcfg.HelmR\x04helm\"(\n" +
+	"\tKustomize\x12\x1b\n" +
+	"\x04path\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\x04path\"\x9b\x01\n" +
+	"\x04Helm\x12\x1d\n" +
+	"\x05chart\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\x05chart\x12!\n" +
+	"\fvalues_files\x18\x02 \x03(\tR\vvaluesFiles\x12*\n" +
+	"\frelease_name\x18\x03 \x01(\tB\a\xbaH\x04r\x02\x185R\vreleaseName\x12%\n" +
+	"\tnamespace\x18\x04 \x01(\tB\a\xbaH\x04r\x02\x18?R\tnamespace\"\x87\x01\n" +
 	"\x06GitRef\x12!\n" +
 	"\x06branch\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01H\x00R\x06branch\x12\x1b\n" +
 	"\x03tag\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x10\x01H\x00R\x03tag\x12/\n" +
@@ -1456,62 +1914,72 @@ func file_agentcfg_agentcfg_proto_rawDescGZIP() []byte {
 }
 
 var file_agentcfg_agentcfg_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_agentcfg_agentcfg_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
+var file_agentcfg_agentcfg_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
 var file_agentcfg_agentcfg_proto_goTypes = []any{
 	(LogLevel)(0),               // 0: agentcfg.LogLevel
 	(*ConfigurationFile)(nil),   // 1: agentcfg.ConfigurationFile
 	(*Gitops)(nil),              // 2: agentcfg.Gitops
 	(*ManifestProject)(nil),     // 3: agentcfg.ManifestProject
-	(*PathCfg)(nil),             // 4: agentcfg.PathCfg
-	(*GitRef)(nil),              // 5: agentcfg.GitRef
-	(*Observability)(nil),       // 6: agentcfg.Observability
-	(*Logging)(nil),             // 7: agentcfg.Logging
-	(*CiAccess)(nil),            // 8: agentcfg.CiAccess
-	(*CiAccessProject)(nil),     // 9: agentcfg.CiAccessProject
-	(*CiAccessGroup)(nil),       // 10: agentcfg.CiAccessGroup
-	(*CiAccessAs)(nil),          // 11: agentcfg.CiAccessAs
-	(*UserAccess)(nil),          // 12: agentcfg.UserAccess
-	(*UserAccessAs)(nil),        // 13: agentcfg.UserAccessAs
-	(*UserAccessProject)(nil),   // 14: agentcfg.UserAccessProject
-	(*UserAccessGroup)(nil),     // 15: agentcfg.UserAccessGroup
-	(*AccessAsAgent)(nil),       // 16: agentcfg.AccessAsAgent
-	(*AccessAsUser)(nil),        // 17: agentcfg.AccessAsUser
-	(*AccessAsCiJob)(nil),       // 18: agentcfg.AccessAsCiJob
-	(*AccessAsImpersonate)(nil), // 19: agentcfg.AccessAsImpersonate
-	(*ExtraKeyVal)(nil),         // 20: agentcfg.ExtraKeyVal
-	(*durationpb.Duration)(nil), // 21: google.protobuf.Duration
+	(*PruneGuard)(nil),          // 4: agentcfg.PruneGuard
+	(*HealthCheck)(nil),         // 5: agentcfg.HealthCheck
+	(*IgnoreFields)(nil),        // 6: agentcfg.IgnoreFields
+	(*PathCfg)(nil),             // 7: agentcfg.PathCfg
+	(*Kustomize)(nil),           // 8: agentcfg.Kustomize
+	(*Helm)(nil),                // 9: agentcfg.Helm
+	(*GitRef)(nil),              // 10: agentcfg.GitRef
+	(*Observability)(nil),       // 11: agentcfg.Observability
+	(*Logging)(nil),             // 12: agentcfg.Logging
+	(*CiAccess)(nil),            // 13: agentcfg.CiAccess
+	(*CiAccessProject)(nil),     // 14: agentcfg.CiAccessProject
+	(*CiAccessGroup)(nil),       // 15: agentcfg.CiAccessGroup
+	(*CiAccessAs)(nil),          // 16: agentcfg.CiAccessAs
+	(*UserAccess)(nil),          // 17: agentcfg.UserAccess
+	(*UserAccessAs)(nil),        // 18: agentcfg.UserAccessAs
+	(*UserAccessProject)(nil),   // 19: agentcfg.UserAccessProject
+	(*UserAccessGroup)(nil),     // 20: agentcfg.UserAccessGroup
+	(*AccessAsAgent)(nil),       // 21: agentcfg.AccessAsAgent
+	(*AccessAsUser)(nil),        // 22: agentcfg.AccessAsUser
+	(*AccessAsCiJob)(nil),       // 23: agentcfg.AccessAsCiJob
+	(*AccessAsImpersonate)(nil), // 24: agentcfg.AccessAsImpersonate
+	(*ExtraKeyVal)(nil),         // 25: agentcfg.ExtraKeyVal
+	(*durationpb.Duration)(nil), // 26: google.protobuf.Duration
 }
 var file_agentcfg_agentcfg_proto_depIdxs = []int32{
 	2,  // 0: agentcfg.ConfigurationFile.gitops:type_name -> agentcfg.Gitops
-	6,  // 1: agentcfg.ConfigurationFile.observability:type_name -> agentcfg.Observability
-	8,  // 2: agentcfg.ConfigurationFile.ci_access:type_name -> agentcfg.CiAccess
-	12, // 3: agentcfg.ConfigurationFile.user_access:type_name -> agentcfg.UserAccess
+	11, // 1: agentcfg.ConfigurationFile.observability:type_name -> agentcfg.Observability
+	13, // 2: agentcfg.ConfigurationFile.ci_access:type_name -> agentcfg.CiAccess
+	17, // 3: agentcfg.ConfigurationFile.user_access:type_name -> agentcfg.UserAccess
 	3,  // 4: agentcfg.Gitops.manifest_projects:type_name -> agentcfg.ManifestProject
-	4,  // 5: agentcfg.ManifestProject.paths:type_name -> agentcfg.PathCfg
-	21, // 6: agentcfg.ManifestProject.reconcile_timeout:type_name -> google.protobuf.Duration
-	21, // 7: agentcfg.ManifestProject.prune_timeout:type_name -> google.protobuf.Duration
-	5,  // 8: agentcfg.ManifestProject.ref:type_name -> agentcfg.GitRef
-	7,  // 9: agentcfg.Observability.logging:type_name -> agentcfg.Logging
-	0,  // 10: agentcfg.Logging.level:type_name -> agentcfg.LogLevel
-	0,  // 11: agentcfg.Logging.grpc_level:type_name -> agentcfg.LogLevel
-	9,  // 12: agentcfg.CiAccess.projects:type_name -> agentcfg.CiAccessProject
-	10, // 13: agentcfg.CiAccess.groups:type_name -> agentcfg.CiAccessGroup
-	11, // 14: agentcfg.CiAccessProject.access_as:type_name -> agentcfg.CiAccessAs
-	11, // 15: agentcfg.CiAccessGroup.access_as:type_name -> agentcfg.CiAccessAs
-	16, // 16: agentcfg.CiAccessAs.agent:type_name -> agentcfg.AccessAsAgent
-	19, // 17: agentcfg.CiAccessAs.impersonate:type_name -> agentcfg.AccessAsImpersonate
-	18, // 18: agentcfg.CiAccessAs.ci_job:type_name -> agentcfg.AccessAsCiJob
-	13, // 19: agentcfg.UserAccess.access_as:type_name -> agentcfg.UserAccessAs
-	14, // 20: agentcfg.UserAccess.projects:type_name -> agentcfg.UserAccessProject
-	15, // 21: agentcfg.UserAccess.groups:type_name -> agentcfg.UserAccessGroup
-	16, // 22: agentcfg.UserAccessAs.agent:type_name -> agentcfg.AccessAsAgent
-	17, // 23: agentcfg.UserAccessAs.user:type_name -> agentcfg.AccessAsUser
-	20, // 24: agentcfg.AccessAsImpersonate.extra:type_name -> agentcfg.ExtraKeyVal
-	25, // [25:25] is the sub-list for method output_type
-	25, // [25:25] is the sub-list for method input_type
-	25, // [25:25] is the sub-list for extension type_name
-	25, // [25:25] is the sub-list for extension extendee
-	0,  // [0:25] is the sub-list for field type_name
+	7,  // 5: agentcfg.ManifestProject.paths:type_name -> agentcfg.PathCfg
+	26, // 6: agentcfg.ManifestProject.reconcile_timeout:type_name -> google.protobuf.Duration
+	26, // 7: agentcfg.ManifestProject.prune_timeout:type_name -> google.protobuf.Duration
+	10, // 8: agentcfg.ManifestProject.ref:type_name -> agentcfg.GitRef
+	4,  // 9: agentcfg.ManifestProject.prune_guard:type_name -> agentcfg.PruneGuard
+	5,  // 10: agentcfg.ManifestProject.health_checks:type_name -> agentcfg.HealthCheck
+	6,  // 11: agentcfg.ManifestProject.ignore_fields:type_name -> agentcfg.IgnoreFields
+	8,  // 12: agentcfg.PathCfg.kustomize:type_name -> agentcfg.Kustomize
+	9,  // 13: agentcfg.PathCfg.helm:type_name -> agentcfg.Helm
+	12, // 14: agentcfg.Observability.logging:type_name -> agentcfg.Logging
+	0,  // 15: agentcfg.Logging.level:type_name -> agentcfg.LogLevel
+	0,  // 16: agentcfg.Logging.grpc_level:type_name -> agentcfg.LogLevel
+	14, // 17: agentcfg.CiAccess.projects:type_name -> agentcfg.CiAccessProject
+	15, // 18: agentcfg.CiAccess.groups:type_name -> agentcfg.CiAccessGroup
+	16, // 19: agentcfg.CiAccessProject.access_as:type_name -> agentcfg.CiAccessAs
+	16, // 20: agentcfg.CiAccessGroup.access_as:type_name -> agentcfg.CiAccessAs
+	21, // 21: agentcfg.CiAccessAs.agent:type_name -> agentcfg.AccessAsAgent
+	24, // 22: agentcfg.CiAccessAs.impersonate:type_name -> agentcfg.AccessAsImpersonate
+	23, // 23: agentcfg.CiAccessAs.ci_job:type_name -> agentcfg.AccessAsCiJob
+	18, // 24: agentcfg.UserAccess.access_as:type_name -> agentcfg.UserAccessAs
+	19, // 25: agentcfg.UserAccess.projects:type_name -> agentcfg.UserAccessProject
+	20, // 26: agentcfg.UserAccess.groups:type_name -> agentcfg.UserAccessGroup
+	21, // 27: agentcfg.UserAccessAs.agent:type_name -> agentcfg.AccessAsAgent
+	22, // 28: agentcfg.UserAccessAs.user:type_name -> agentcfg.AccessAsUser
+	25, // 29: agentcfg.AccessAsImpersonate.extra:type_name -> agentcfg.ExtraKeyVal
+	30, // [30:30] is the sub-list for method output_type
+	30, // [30:30] is the sub-list for method input_type
+	30, // [30:30] is the sub-list for extension type_name
+	30, // [30:30] is the sub-list for extension extendee
+	0,  // [0:30] is the sub-list for field type_name
 }
 
 func init() { file_agentcfg_agentcfg_proto_init() }
@@ -1520,18 +1988,19 @@ func file_agentcfg_agentcfg_proto_init() {
 		return
 	}
 	file_agentcfg_agentcfg_proto_msgTypes[2].OneofWrappers = []any{}
-	file_agentcfg_agentcfg_proto_msgTypes[4].OneofWrappers = []any{
+	file_agentcfg_agentcfg_proto_msgTypes[3].OneofWrappers = []any{}
+	file_agentcfg_agentcfg_proto_msgTypes[9].OneofWrappers = []any{
 		(*GitRef_Branch)(nil),
 		(*GitRef_Tag)(nil),
 		(*GitRef_Commit)(nil),
 	}
-	file_agentcfg_agentcfg_proto_msgTypes[6].OneofWrappers = []any{}
-	file_agentcfg_agentcfg_proto_msgTypes[10].OneofWrappers = []any{
+	file_agentcfg_agentcfg_proto_msgTypes[11].OneofWrappers = []any{}
+	file_agentcfg_agentcfg_proto_msgTypes[15].OneofWrappers = []any{
 		(*CiAccessAs_Agent)(nil),
 		(*CiAccessAs_Impersonate)(nil),
 		(*CiAccessAs_CiJob)(nil),
 	}
-	file_agentcfg_agentcfg_proto_msgTypes[12].OneofWrappers = []any{
+	file_agentcfg_agentcfg_proto_msgTypes[17].OneofWrappers = []any{
 		(*UserAccessAs_Agent)(nil),
 		(*UserAccessAs_User)(nil),
 	}
@@ -1541,7 +2010,7 @@ func file_agentcfg_agentcfg_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_agentcfg_agentcfg_proto_rawDesc), len(file_agentcfg_agentcfg_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   20,
+			NumMessages:   25,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

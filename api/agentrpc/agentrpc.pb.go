@@ -295,6 +295,8 @@ type ConnectRequest struct {
 	//
 	//	*ConnectRequest_Hello
 	//	*ConnectRequest_Report
+	//	*ConnectRequest_CommandResult
+	//	*ConnectRequest_Comparison
 	Message       isConnectRequest_Message `protobuf_oneof:"message"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -355,6 +357,24 @@ func (x *ConnectRequest) GetReport() *Report {
 	return nil
 }
 
+func (x *ConnectRequest) GetCommandResult() *CommandResult {
+	if x != nil {
+		if x, ok := x.Message.(*ConnectRequest_CommandResult); ok {
+			return x.CommandResult
+		}
+	}
+	return nil
+}
+
+func (x *ConnectRequest) GetComparison() *Comparison {
+	if x != nil {
+		if x, ok := x.Message.(*ConnectRequest_Comparison); ok {
+			return x.Comparison
+		}
+	}
+	return nil
+}
+
 type isConnectRequest_Message interface {
 	isConnectRequest_Message()
 }
@@ -367,9 +387,21 @@ type ConnectRequest_Report struct {
 	Report *Report `protobuf:"bytes,2,opt,name=report,proto3,oneof"`
 }
 
+type ConnectRequest_CommandResult struct {
+	CommandResult *CommandResult `protobuf:"bytes,3,opt,name=command_result,json=commandResult,proto3,oneof"`
+}
+
+type ConnectRequest_Comparison struct {
+	Comparison *Comparison `protobuf:"bytes,4,opt,name=comparison,proto3,oneof"`
+}
+
 func (*ConnectRequest_Hello) isConnectRequest_Message() {}
 
 func (*ConnectRequest_Report) isConnectRequest_Message() {}
+
+func (*ConnectRequest_CommandResult) isConnectRequest_Message() {}
+
+func (*ConnectRequest_Comparison) isConnectRequest_Message() {}
 
 // Hello opens the stream.
 type Hello struct {
@@ -443,6 +475,7 @@ type ConnectResponse struct {
 	//	*ConnectResponse_Objects
 	//	*ConnectResponse_Refs
 	//	*ConnectResponse_Trailer
+	//	*ConnectResponse_Command
 	Message       isConnectResponse_Message `protobuf_oneof:"message"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -521,6 +554,15 @@ func (x *ConnectResponse) GetTrailer() *Trailer {
 	return nil
 }
 
+func (x *ConnectResponse) GetCommand() *Command {
+	if x != nil {
+		if x, ok := x.Message.(*ConnectResponse_Command); ok {
+			return x.Command
+		}
+	}
+	return nil
+}
+
 type isConnectResponse_Message interface {
 	isConnectResponse_Message()
 }
@@ -541,6 +583,10 @@ type ConnectResponse_Trailer struct {
 	Trailer *Trailer `protobuf:"bytes,4,opt,name=trailer,proto3,oneof"`
 }
 
+type ConnectResponse_Command struct {
+	Command *Command `protobuf:"bytes,5,opt,name=command,proto3,oneof"`
+}
+
 func (*ConnectResponse_Header) isConnectResponse_Message() {}
 
 func (*ConnectResponse_Objects) isConnectResponse_Message() {}
@@ -548,6 +594,423 @@ func (*ConnectResponse_Objects) isConnectResponse_Message() {}
 func (*ConnectResponse_Refs) isConnectResponse_Message() {}
 
 func (*ConnectResponse_Trailer) isConnectResponse_Message() {}
+
+func (*ConnectResponse_Command) isConnectResponse_Message() {}
+
+// Command is what a person wants of one project.
+type Command struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Unique on its stream.
+	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// Name of the person who asked.
+	By string `protobuf:"bytes,2,opt,name=by,proto3" json:"by,omitempty"`
+	// Types that are valid to be assigned to Command:
+	//
+	//	*Command_SyncNow
+	//	*Command_Suspend
+	//	*Command_Resume
+	//	*Command_ApprovePrune
+	Command       isCommand_Command `protobuf_oneof:"command"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Command) Reset() {
+	*x = Command{}
+	mi := &file_agentrpc_agentrpc_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Command) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Command) ProtoMessage() {}
+
+func (x *Command) ProtoReflect() protoreflect.Message {
+	mi := &file_agentrpc_agentrpc_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Command.ProtoReflect.Descriptor instead.
+func (*Command) Descriptor() ([]byte, []int) {
+	return file_agentrpc_agentrpc_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *Command) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *Command) GetBy() string {
+	if x != nil {
+		return x.By
+	}
+	return ""
+}
+
+func (x *Command) GetCommand() isCommand_Command {
+	if x != nil {
+		return x.Command
+	}
+	return nil
+}
+
+func (x *Command) GetSyncNow() *SyncNow {
+	if x != nil {
+		if x, ok := x.Command.(*Command_SyncNow); ok {
+			return x.SyncNow
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetSuspend() *Suspend {
+	if x != nil {
+		if x, ok := x.Command.(*Command_Suspend); ok {
+			return x.Suspend
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetResume() *Resume {
+	if x != nil {
+		if x, ok := x.Command.(*Command_Resume); ok {
+			return x.Resume
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetApprovePrune() *ApprovePrune {
+	if x != nil {
+		if x, ok := x.Command.(*Command_ApprovePrune); ok {
+			return x.ApprovePrune
+		}
+	}
+	return nil
+}
+
+type isCommand_Command interface {
+	isCommand_Command()
+}
+
+type Command_SyncNow struct {
+	SyncNow *SyncNow `protobuf:"bytes,3,opt,name=sync_now,json=syncNow,proto3,oneof"`
+}
+
+type Command_Suspend struct {
+	Suspend *Suspend `protobuf:"bytes,4,opt,name=suspend,proto3,oneof"`
+}
+
+type Command_Resume struct {
+	Resume *Resume `protobuf:"bytes,5,opt,name=resume,proto3,oneof"`
+}
+
+type Command_ApprovePrune struct {
+	ApprovePrune *ApprovePrune `protobuf:"bytes,6,opt,name=approve_prune,json=approvePrune,proto3,oneof"`
+}
+
+func (*Command_SyncNow) isCommand_Command() {}
+
+func (*Command_Suspend) isCommand_Command() {}
+
+func (*Command_Resume) isCommand_Command() {}
+
+func (*Command_ApprovePrune) isCommand_Command() {}
+
+// SyncNow has the newest set run again at once: what failed is tried again.
+type SyncNow struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SyncNow) Reset() {
+	*x = SyncNow{}
+	mi := &file_agentrpc_agentrpc_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SyncNow) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SyncNow) ProtoMessage() {}
+
+func (x *SyncNow) ProtoReflect() protoreflect.Message {
+	mi := &file_agentrpc_agentrpc_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SyncNow.ProtoReflect.Descriptor instead.
+func (*SyncNow) Descriptor() ([]byte, []int) {
+	return file_agentrpc_agentrpc_proto_rawDescGZIP(), []int{7}
+}
+
+// Suspend switches syncing off until Resume, also across restarts.
+type Suspend struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Suspend) Reset() {
+	*x = Suspend{}
+	mi := &file_agentrpc_agentrpc_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Suspend) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Suspend) ProtoMessage() {}
+
+func (x *Suspend) ProtoReflect() protoreflect.Message {
+	mi := &file_agentrpc_agentrpc_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Suspend.ProtoReflect.Descriptor instead.
+func (*Suspend) Descriptor() ([]byte, []int) {
+	return file_agentrpc_agentrpc_proto_rawDescGZIP(), []int{8}
+}
+
+type Resume struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Resume) Reset() {
+	*x = Resume{}
+	mi := &file_agentrpc_agentrpc_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Resume) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Resume) ProtoMessage() {}
+
+func (x *Resume) ProtoReflect() protoreflect.Message {
+	mi := &file_agentrpc_agentrpc_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Resume.ProtoReflect.Descriptor instead.
+func (*Resume) Descriptor() ([]byte, []int) {
+	return file_agentrpc_agentrpc_proto_rawDescGZIP(), []int{9}
+}
+
+// ApprovePrune lets the deletions of a commit go on that a guard stopped.
+type ApprovePrune struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	CommitId      string                 `protobuf:"bytes,1,opt,name=commit_id,json=commitId,proto3" json:"commit_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ApprovePrune) Reset() {
+	*x = ApprovePrune{}
+	mi := &file_agentrpc_agentrpc_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ApprovePrune) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ApprovePrune) ProtoMessage() {}
+
+func (x *ApprovePrune) ProtoReflect() protoreflect.Message {
+	mi := &file_agentrpc_agentrpc_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ApprovePrune.ProtoReflect.Descriptor instead.
+func (*ApprovePrune) Descriptor() ([]byte, []int) {
+	return file_agentrpc_agentrpc_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *ApprovePrune) GetCommitId() string {
+	if x != nil {
+		return x.CommitId
+	}
+	return ""
+}
+
+// CommandResult tells that a command has been carried out, or taken on where that
+// takes a while.
+type CommandResult struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Id    string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// Why it was not. Empty: it was.
+	Error         string `protobuf:"bytes,2,opt,name=error,proto3" json:"error,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CommandResult) Reset() {
+	*x = CommandResult{}
+	mi := &file_agentrpc_agentrpc_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CommandResult) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CommandResult) ProtoMessage() {}
+
+func (x *CommandResult) ProtoReflect() protoreflect.Message {
+	mi := &file_agentrpc_agentrpc_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CommandResult.ProtoReflect.Descriptor instead.
+func (*CommandResult) Descriptor() ([]byte, []int) {
+	return file_agentrpc_agentrpc_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *CommandResult) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *CommandResult) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
+// Comparison is a part of what a set would do, in the set's order and then what it
+// would delete. Encoded, less than 1 MiB.
+type Comparison struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The Header's comparison_id.
+	Id          string                   `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Differences []*syncstatus.Difference `protobuf:"bytes,2,rep,name=differences,proto3" json:"differences,omitempty"`
+	More        bool                     `protobuf:"varint,3,opt,name=more,proto3" json:"more,omitempty"`
+	// Why there is no (more) answer.
+	Error         string `protobuf:"bytes,4,opt,name=error,proto3" json:"error,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Comparison) Reset() {
+	*x = Comparison{}
+	mi := &file_agentrpc_agentrpc_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Comparison) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Comparison) ProtoMessage() {}
+
+func (x *Comparison) ProtoReflect() protoreflect.Message {
+	mi := &file_agentrpc_agentrpc_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Comparison.ProtoReflect.Descriptor instead.
+func (*Comparison) Descriptor() ([]byte, []int) {
+	return file_agentrpc_agentrpc_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *Comparison) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *Comparison) GetDifferences() []*syncstatus.Difference {
+	if x != nil {
+		return x.Differences
+	}
+	return nil
+}
+
+func (x *Comparison) GetMore() bool {
+	if x != nil {
+		return x.More
+	}
+	return false
+}
+
+func (x *Comparison) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
 
 // Header opens an object set.
 type Header struct {
@@ -562,14 +1025,16 @@ type Header struct {
 	ProjectId   int64  `protobuf:"varint,5,opt,name=project_id,json=projectId,proto3" json:"project_id,omitempty"`
 	ProjectPath string `protobuf:"bytes,6,opt,name=project_path,json=projectPath,proto3" json:"project_path,omitempty"`
 	// When kas saw the ref at this commit.
-	DetectedAt    *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=detected_at,json=detectedAt,proto3" json:"detected_at,omitempty"`
+	DetectedAt *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=detected_at,json=detectedAt,proto3" json:"detected_at,omitempty"`
+	// Not empty: the set is only to be compared with the cluster.
+	ComparisonId  string `protobuf:"bytes,8,opt,name=comparison_id,json=comparisonId,proto3" json:"comparison_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Header) Reset() {
 	*x = Header{}
-	mi := &file_agentrpc_agentrpc_proto_msgTypes[6]
+	mi := &file_agentrpc_agentrpc_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -581,7 +1046,7 @@ func (x *Header) String() string {
 func (*Header) ProtoMessage() {}
 
 func (x *Header) ProtoReflect() protoreflect.Message {
-	mi := &file_agentrpc_agentrpc_proto_msgTypes[6]
+	mi := &file_agentrpc_agentrpc_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -594,7 +1059,7 @@ func (x *Header) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Header.ProtoReflect.Descriptor instead.
 func (*Header) Descriptor() ([]byte, []int) {
-	return file_agentrpc_agentrpc_proto_rawDescGZIP(), []int{6}
+	return file_agentrpc_agentrpc_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Header) GetCommitId() string {
@@ -646,6 +1111,13 @@ func (x *Header) GetDetectedAt() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *Header) GetComparisonId() string {
+	if x != nil {
+		return x.ComparisonId
+	}
+	return ""
+}
+
 // Objects carries objects that the agent lacks. Encoded, less than 1 MiB, or one
 // object that is larger by itself.
 type Objects struct {
@@ -657,7 +1129,7 @@ type Objects struct {
 
 func (x *Objects) Reset() {
 	*x = Objects{}
-	mi := &file_agentrpc_agentrpc_proto_msgTypes[7]
+	mi := &file_agentrpc_agentrpc_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -669,7 +1141,7 @@ func (x *Objects) String() string {
 func (*Objects) ProtoMessage() {}
 
 func (x *Objects) ProtoReflect() protoreflect.Message {
-	mi := &file_agentrpc_agentrpc_proto_msgTypes[7]
+	mi := &file_agentrpc_agentrpc_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -682,7 +1154,7 @@ func (x *Objects) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Objects.ProtoReflect.Descriptor instead.
 func (*Objects) Descriptor() ([]byte, []int) {
-	return file_agentrpc_agentrpc_proto_rawDescGZIP(), []int{7}
+	return file_agentrpc_agentrpc_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Objects) GetObjects() []*Object {
@@ -706,7 +1178,7 @@ type Object struct {
 
 func (x *Object) Reset() {
 	*x = Object{}
-	mi := &file_agentrpc_agentrpc_proto_msgTypes[8]
+	mi := &file_agentrpc_agentrpc_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -718,7 +1190,7 @@ func (x *Object) String() string {
 func (*Object) ProtoMessage() {}
 
 func (x *Object) ProtoReflect() protoreflect.Message {
-	mi := &file_agentrpc_agentrpc_proto_msgTypes[8]
+	mi := &file_agentrpc_agentrpc_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -731,7 +1203,7 @@ func (x *Object) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Object.ProtoReflect.Descriptor instead.
 func (*Object) Descriptor() ([]byte, []int) {
-	return file_agentrpc_agentrpc_proto_rawDescGZIP(), []int{8}
+	return file_agentrpc_agentrpc_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Object) GetDigest() []byte {
@@ -758,7 +1230,7 @@ type Refs struct {
 
 func (x *Refs) Reset() {
 	*x = Refs{}
-	mi := &file_agentrpc_agentrpc_proto_msgTypes[9]
+	mi := &file_agentrpc_agentrpc_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -770,7 +1242,7 @@ func (x *Refs) String() string {
 func (*Refs) ProtoMessage() {}
 
 func (x *Refs) ProtoReflect() protoreflect.Message {
-	mi := &file_agentrpc_agentrpc_proto_msgTypes[9]
+	mi := &file_agentrpc_agentrpc_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -783,7 +1255,7 @@ func (x *Refs) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Refs.ProtoReflect.Descriptor instead.
 func (*Refs) Descriptor() ([]byte, []int) {
-	return file_agentrpc_agentrpc_proto_rawDescGZIP(), []int{9}
+	return file_agentrpc_agentrpc_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Refs) GetRefs() []*Ref {
@@ -806,7 +1278,7 @@ type Ref struct {
 
 func (x *Ref) Reset() {
 	*x = Ref{}
-	mi := &file_agentrpc_agentrpc_proto_msgTypes[10]
+	mi := &file_agentrpc_agentrpc_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -818,7 +1290,7 @@ func (x *Ref) String() string {
 func (*Ref) ProtoMessage() {}
 
 func (x *Ref) ProtoReflect() protoreflect.Message {
-	mi := &file_agentrpc_agentrpc_proto_msgTypes[10]
+	mi := &file_agentrpc_agentrpc_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -831,7 +1303,7 @@ func (x *Ref) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ref.ProtoReflect.Descriptor instead.
 func (*Ref) Descriptor() ([]byte, []int) {
-	return file_agentrpc_agentrpc_proto_rawDescGZIP(), []int{10}
+	return file_agentrpc_agentrpc_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Ref) GetDigest() []byte {
@@ -871,7 +1343,7 @@ type Trailer struct {
 
 func (x *Trailer) Reset() {
 	*x = Trailer{}
-	mi := &file_agentrpc_agentrpc_proto_msgTypes[11]
+	mi := &file_agentrpc_agentrpc_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -883,7 +1355,7 @@ func (x *Trailer) String() string {
 func (*Trailer) ProtoMessage() {}
 
 func (x *Trailer) ProtoReflect() protoreflect.Message {
-	mi := &file_agentrpc_agentrpc_proto_msgTypes[11]
+	mi := &file_agentrpc_agentrpc_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -896,7 +1368,7 @@ func (x *Trailer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Trailer.ProtoReflect.Descriptor instead.
 func (*Trailer) Descriptor() ([]byte, []int) {
-	return file_agentrpc_agentrpc_proto_rawDescGZIP(), []int{11}
+	return file_agentrpc_agentrpc_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Trailer) GetRefsCount() uint32 {
@@ -939,15 +1411,18 @@ type Report struct {
 	// New or changed.
 	Objects []*syncstatus.ObjectStatus `protobuf:"bytes,8,rep,name=objects,proto3" json:"objects,omitempty"`
 	// No longer part of the project.
-	Removed       []*syncstatus.ObjectID `protobuf:"bytes,9,rep,name=removed,proto3" json:"removed,omitempty"`
-	More          bool                   `protobuf:"varint,10,opt,name=more,proto3" json:"more,omitempty"`
+	Removed []*syncstatus.ObjectID `protobuf:"bytes,9,rep,name=removed,proto3" json:"removed,omitempty"`
+	More    bool                   `protobuf:"varint,10,opt,name=more,proto3" json:"more,omitempty"`
+	// Both as in ProjectStatus; unset: neither.
+	Suspension    *syncstatus.Suspension `protobuf:"bytes,11,opt,name=suspension,proto3" json:"suspension,omitempty"`
+	HeldPrune     *syncstatus.HeldPrune  `protobuf:"bytes,12,opt,name=held_prune,json=heldPrune,proto3" json:"held_prune,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Report) Reset() {
 	*x = Report{}
-	mi := &file_agentrpc_agentrpc_proto_msgTypes[12]
+	mi := &file_agentrpc_agentrpc_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -959,7 +1434,7 @@ func (x *Report) String() string {
 func (*Report) ProtoMessage() {}
 
 func (x *Report) ProtoReflect() protoreflect.Message {
-	mi := &file_agentrpc_agentrpc_proto_msgTypes[12]
+	mi := &file_agentrpc_agentrpc_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -972,7 +1447,7 @@ func (x *Report) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Report.ProtoReflect.Descriptor instead.
 func (*Report) Descriptor() ([]byte, []int) {
-	return file_agentrpc_agentrpc_proto_rawDescGZIP(), []int{12}
+	return file_agentrpc_agentrpc_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Report) GetCommitId() string {
@@ -1045,6 +1520,20 @@ func (x *Report) GetMore() bool {
 	return false
 }
 
+func (x *Report) GetSuspension() *syncstatus.Suspension {
+	if x != nil {
+		return x.Suspension
+	}
+	return nil
+}
+
+func (x *Report) GetHeldPrune() *syncstatus.HeldPrune {
+	if x != nil {
+		return x.HeldPrune
+	}
+	return nil
+}
+
 var File_agentrpc_agentrpc_proto protoreflect.FileDescriptor
 
 const file_agentrpc_agentrpc_proto_rawDesc = "" +
@@ -1068,21 +1557,48 @@ const file_agentrpc_agentrpc_proto_rawDesc = "" +
 	"\n" +
 	"project_id\x18\x03 \x01(\x03R\tprojectId\x12A\n" +
 	"\rconfiguration\x18\x04 \x01(\v2\x1b.agentcfg.ConfigurationFileR\rconfiguration\x12\x1b\n" +
-	"\tcommit_id\x18\x05 \x01(\tR\bcommitId\"p\n" +
+	"\tcommit_id\x18\x05 \x01(\tR\bcommitId\"\xea\x01\n" +
 	"\x0eConnectRequest\x12'\n" +
 	"\x05hello\x18\x01 \x01(\v2\x0f.agentrpc.HelloH\x00R\x05hello\x12*\n" +
-	"\x06report\x18\x02 \x01(\v2\x10.agentrpc.ReportH\x00R\x06reportB\t\n" +
+	"\x06report\x18\x02 \x01(\v2\x10.agentrpc.ReportH\x00R\x06report\x12@\n" +
+	"\x0ecommand_result\x18\x03 \x01(\v2\x17.agentrpc.CommandResultH\x00R\rcommandResult\x126\n" +
+	"\n" +
+	"comparison\x18\x04 \x01(\v2\x14.agentrpc.ComparisonH\x00R\n" +
+	"comparisonB\t\n" +
 	"\amessage\"s\n" +
 	"\x05Hello\x123\n" +
 	"\aproject\x18\x01 \x01(\v2\x19.agentcfg.ManifestProjectR\aproject\x12\x1b\n" +
 	"\tcommit_id\x18\x02 \x01(\tR\bcommitId\x12\x18\n" +
-	"\adigests\x18\x03 \x03(\fR\adigests\"\xcc\x01\n" +
+	"\adigests\x18\x03 \x03(\fR\adigests\"\xfb\x01\n" +
 	"\x0fConnectResponse\x12*\n" +
 	"\x06header\x18\x01 \x01(\v2\x10.agentrpc.HeaderH\x00R\x06header\x12-\n" +
 	"\aobjects\x18\x02 \x01(\v2\x11.agentrpc.ObjectsH\x00R\aobjects\x12$\n" +
 	"\x04refs\x18\x03 \x01(\v2\x0e.agentrpc.RefsH\x00R\x04refs\x12-\n" +
-	"\atrailer\x18\x04 \x01(\v2\x11.agentrpc.TrailerH\x00R\atrailerB\t\n" +
-	"\amessage\"\x80\x02\n" +
+	"\atrailer\x18\x04 \x01(\v2\x11.agentrpc.TrailerH\x00R\atrailer\x12-\n" +
+	"\acommand\x18\x05 \x01(\v2\x11.agentrpc.CommandH\x00R\acommandB\t\n" +
+	"\amessage\"\xfe\x01\n" +
+	"\aCommand\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x0e\n" +
+	"\x02by\x18\x02 \x01(\tR\x02by\x12.\n" +
+	"\bsync_now\x18\x03 \x01(\v2\x11.agentrpc.SyncNowH\x00R\asyncNow\x12-\n" +
+	"\asuspend\x18\x04 \x01(\v2\x11.agentrpc.SuspendH\x00R\asuspend\x12*\n" +
+	"\x06resume\x18\x05 \x01(\v2\x10.agentrpc.ResumeH\x00R\x06resume\x12=\n" +
+	"\rapprove_prune\x18\x06 \x01(\v2\x16.agentrpc.ApprovePruneH\x00R\fapprovePruneB\t\n" +
+	"\acommand\"\t\n" +
+	"\aSyncNow\"\t\n" +
+	"\aSuspend\"\b\n" +
+	"\x06Resume\"+\n" +
+	"\fApprovePrune\x12\x1b\n" +
+	"\tcommit_id\x18\x01 \x01(\tR\bcommitId\"5\n" +
+	"\rCommandResult\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x14\n" +
+	"\x05error\x18\x02 \x01(\tR\x05error\"\x80\x01\n" +
+	"\n" +
+	"Comparison\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x128\n" +
+	"\vdifferences\x18\x02 \x03(\v2\x16.syncstatus.DifferenceR\vdifferences\x12\x12\n" +
+	"\x04more\x18\x03 \x01(\bR\x04more\x12\x14\n" +
+	"\x05error\x18\x04 \x01(\tR\x05error\"\xa5\x02\n" +
 	"\x06Header\x12\x1b\n" +
 	"\tcommit_id\x18\x01 \x01(\tR\bcommitId\x12\x10\n" +
 	"\x03ref\x18\x02 \x01(\tR\x03ref\x12\"\n" +
@@ -1092,7 +1608,8 @@ const file_agentrpc_agentrpc_proto_rawDesc = "" +
 	"project_id\x18\x05 \x01(\x03R\tprojectId\x12!\n" +
 	"\fproject_path\x18\x06 \x01(\tR\vprojectPath\x12;\n" +
 	"\vdetected_at\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"detectedAt\"5\n" +
+	"detectedAt\x12#\n" +
+	"\rcomparison_id\x18\b \x01(\tR\fcomparisonId\"5\n" +
 	"\aObjects\x12*\n" +
 	"\aobjects\x18\x01 \x03(\v2\x10.agentrpc.ObjectR\aobjects\"4\n" +
 	"\x06Object\x12\x16\n" +
@@ -1110,7 +1627,7 @@ const file_agentrpc_agentrpc_proto_rawDesc = "" +
 	"\n" +
 	"refs_count\x18\x01 \x01(\rR\trefsCount\x12-\n" +
 	"\x06errors\x18\x02 \x03(\v2\x15.syncstatus.FileErrorR\x06errors\x12\x1a\n" +
-	"\bcomplete\x18\x03 \x01(\bR\bcomplete\"\x94\x03\n" +
+	"\bcomplete\x18\x03 \x01(\bR\bcomplete\"\x82\x04\n" +
 	"\x06Report\x12\x1b\n" +
 	"\tcommit_id\x18\x01 \x01(\tR\bcommitId\x12*\n" +
 	"\x11applied_commit_id\x18\x02 \x01(\tR\x0fappliedCommitId\x12'\n" +
@@ -1123,7 +1640,12 @@ const file_agentrpc_agentrpc_proto_rawDesc = "" +
 	"\aobjects\x18\b \x03(\v2\x18.syncstatus.ObjectStatusR\aobjects\x12.\n" +
 	"\aremoved\x18\t \x03(\v2\x14.syncstatus.ObjectIDR\aremoved\x12\x12\n" +
 	"\x04more\x18\n" +
-	" \x01(\bR\x04more*;\n" +
+	" \x01(\bR\x04more\x126\n" +
+	"\n" +
+	"suspension\x18\v \x01(\v2\x16.syncstatus.SuspensionR\n" +
+	"suspension\x124\n" +
+	"\n" +
+	"held_prune\x18\f \x01(\v2\x15.syncstatus.HeldPruneR\theldPrune*;\n" +
 	"\x04Mode\x12\x14\n" +
 	"\x10MODE_UNSPECIFIED\x10\x00\x12\r\n" +
 	"\tMODE_FULL\x10\x01\x12\x0e\n" +
@@ -1147,7 +1669,7 @@ func file_agentrpc_agentrpc_proto_rawDescGZIP() []byte {
 }
 
 var file_agentrpc_agentrpc_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_agentrpc_agentrpc_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
+var file_agentrpc_agentrpc_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
 var file_agentrpc_agentrpc_proto_goTypes = []any{
 	(Mode)(0),                          // 0: agentrpc.Mode
 	(*AgentMeta)(nil),                  // 1: agentrpc.AgentMeta
@@ -1156,50 +1678,70 @@ var file_agentrpc_agentrpc_proto_goTypes = []any{
 	(*ConnectRequest)(nil),             // 4: agentrpc.ConnectRequest
 	(*Hello)(nil),                      // 5: agentrpc.Hello
 	(*ConnectResponse)(nil),            // 6: agentrpc.ConnectResponse
-	(*Header)(nil),                     // 7: agentrpc.Header
-	(*Objects)(nil),                    // 8: agentrpc.Objects
-	(*Object)(nil),                     // 9: agentrpc.Object
-	(*Refs)(nil),                       // 10: agentrpc.Refs
-	(*Ref)(nil),                        // 11: agentrpc.Ref
-	(*Trailer)(nil),                    // 12: agentrpc.Trailer
-	(*Report)(nil),                     // 13: agentrpc.Report
-	(*agentcfg.ConfigurationFile)(nil), // 14: agentcfg.ConfigurationFile
-	(*agentcfg.ManifestProject)(nil),   // 15: agentcfg.ManifestProject
-	(*timestamppb.Timestamp)(nil),      // 16: google.protobuf.Timestamp
-	(*syncstatus.FileError)(nil),       // 17: syncstatus.FileError
-	(syncstatus.State)(0),              // 18: syncstatus.State
-	(*syncstatus.ObjectStatus)(nil),    // 19: syncstatus.ObjectStatus
-	(*syncstatus.ObjectID)(nil),        // 20: syncstatus.ObjectID
+	(*Command)(nil),                    // 7: agentrpc.Command
+	(*SyncNow)(nil),                    // 8: agentrpc.SyncNow
+	(*Suspend)(nil),                    // 9: agentrpc.Suspend
+	(*Resume)(nil),                     // 10: agentrpc.Resume
+	(*ApprovePrune)(nil),               // 11: agentrpc.ApprovePrune
+	(*CommandResult)(nil),              // 12: agentrpc.CommandResult
+	(*Comparison)(nil),                 // 13: agentrpc.Comparison
+	(*Header)(nil),                     // 14: agentrpc.Header
+	(*Objects)(nil),                    // 15: agentrpc.Objects
+	(*Object)(nil),                     // 16: agentrpc.Object
+	(*Refs)(nil),                       // 17: agentrpc.Refs
+	(*Ref)(nil),                        // 18: agentrpc.Ref
+	(*Trailer)(nil),                    // 19: agentrpc.Trailer
+	(*Report)(nil),                     // 20: agentrpc.Report
+	(*agentcfg.ConfigurationFile)(nil), // 21: agentcfg.ConfigurationFile
+	(*agentcfg.ManifestProject)(nil),   // 22: agentcfg.ManifestProject
+	(*syncstatus.Difference)(nil),      // 23: syncstatus.Difference
+	(*timestamppb.Timestamp)(nil),      // 24: google.protobuf.Timestamp
+	(*syncstatus.FileError)(nil),       // 25: syncstatus.FileError
+	(syncstatus.State)(0),              // 26: syncstatus.State
+	(*syncstatus.ObjectStatus)(nil),    // 27: syncstatus.ObjectStatus
+	(*syncstatus.ObjectID)(nil),        // 28: syncstatus.ObjectID
+	(*syncstatus.Suspension)(nil),      // 29: syncstatus.Suspension
+	(*syncstatus.HeldPrune)(nil),       // 30: syncstatus.HeldPrune
 }
 var file_agentrpc_agentrpc_proto_depIdxs = []int32{
 	1,  // 0: agentrpc.WatchRequest.agent_meta:type_name -> agentrpc.AgentMeta
-	14, // 1: agentrpc.WatchResponse.configuration:type_name -> agentcfg.ConfigurationFile
+	21, // 1: agentrpc.WatchResponse.configuration:type_name -> agentcfg.ConfigurationFile
 	5,  // 2: agentrpc.ConnectRequest.hello:type_name -> agentrpc.Hello
-	13, // 3: agentrpc.ConnectRequest.report:type_name -> agentrpc.Report
-	15, // 4: agentrpc.Hello.project:type_name -> agentcfg.ManifestProject
-	7,  // 5: agentrpc.ConnectResponse.header:type_name -> agentrpc.Header
-	8,  // 6: agentrpc.ConnectResponse.objects:type_name -> agentrpc.Objects
-	10, // 7: agentrpc.ConnectResponse.refs:type_name -> agentrpc.Refs
-	12, // 8: agentrpc.ConnectResponse.trailer:type_name -> agentrpc.Trailer
-	0,  // 9: agentrpc.Header.mode:type_name -> agentrpc.Mode
-	16, // 10: agentrpc.Header.detected_at:type_name -> google.protobuf.Timestamp
-	9,  // 11: agentrpc.Objects.objects:type_name -> agentrpc.Object
-	11, // 12: agentrpc.Refs.refs:type_name -> agentrpc.Ref
-	17, // 13: agentrpc.Trailer.errors:type_name -> syncstatus.FileError
-	18, // 14: agentrpc.Report.state:type_name -> syncstatus.State
-	16, // 15: agentrpc.Report.applied_at:type_name -> google.protobuf.Timestamp
-	16, // 16: agentrpc.Report.ready_at:type_name -> google.protobuf.Timestamp
-	19, // 17: agentrpc.Report.objects:type_name -> syncstatus.ObjectStatus
-	20, // 18: agentrpc.Report.removed:type_name -> syncstatus.ObjectID
-	2,  // 19: agentrpc.AgentConfiguration.Watch:input_type -> agentrpc.WatchRequest
-	4,  // 20: agentrpc.Sync.Connect:input_type -> agentrpc.ConnectRequest
-	3,  // 21: agentrpc.AgentConfiguration.Watch:output_type -> agentrpc.WatchResponse
-	6,  // 22: agentrpc.Sync.Connect:output_type -> agentrpc.ConnectResponse
-	21, // [21:23] is the sub-list for method output_type
-	19, // [19:21] is the sub-list for method input_type
-	19, // [19:19] is the sub-list for extension type_name
-	19, // [19:19] is the sub-list for extension extendee
-	0,  // [0:19] is the sub-list for field type_name
+	20, // 3: agentrpc.ConnectRequest.report:type_name -> agentrpc.Report
+	12, // 4: agentrpc.ConnectRequest.command_result:type_name -> agentrpc.CommandResult
+	13, // 5: agentrpc.ConnectRequest.comparison:type_name -> agentrpc.Comparison
+	22, // 6: agentrpc.Hello.project:type_name -> agentcfg.ManifestProject
+	14, // 7: agentrpc.ConnectResponse.header:type_name -> agentrpc.Header
+	15, // 8: agentrpc.ConnectResponse.objects:type_name -> agentrpc.Objects
+	17, // 9: agentrpc.ConnectResponse.refs:type_name -> agentrpc.Refs
+	19, // 10: agentrpc.ConnectResponse.trailer:type_name -> agentrpc.Trailer
+	7,  // 11: agentrpc.ConnectResponse.command:type_name -> agentrpc.Command
+	8,  // 12: agentrpc.Command.sync_now:type_name -> agentrpc.SyncNow
+	9,  // 13: agentrpc.Command.suspend:type_name -> agentrpc.Suspend
+	10, // 14: agentrpc.Command.resume:type_name -> agentrpc.Resume
+	11, // 15: agentrpc.Command.approve_prune:type_name -> agentrpc.ApprovePrune
+	23, // 16: agentrpc.Comparison.differences:type_name -> syncstatus.Difference
+	0,  // 17: agentrpc.Header.mode:type_name -> agentrpc.Mode
+	24, // 18: agentrpc.Header.detected_at:type_name -> google.protobuf.Timestamp
+	16, // 19: agentrpc.Objects.objects:type_name -> agentrpc.Object
+	18, // 20: agentrpc.Refs.refs:type_name -> agentrpc.Ref
+	25, // 21: agentrpc.Trailer.errors:type_name -> syncstatus.FileError
+	26, // 22: agentrpc.Report.state:type_name -> syncstatus.State
+	24, // 23: agentrpc.Report.applied_at:type_name -> google.protobuf.Timestamp
+	24, // 24: agentrpc.Report.ready_at:type_name -> google.protobuf.Timestamp
+	27, // 25: agentrpc.Report.objects:type_name -> syncstatus.ObjectStatus
+	28, // 26: agentrpc.Report.removed:type_name -> syncstatus.ObjectID
+	29, // 27: agentrpc.Report.suspension:type_name -> syncstatus.Suspension
+	30, // 28: agentrpc.Report.held_prune:type_name -> syncstatus.HeldPrune
+	2,  // 29: agentrpc.AgentConfiguration.Watch:input_type -> agentrpc.WatchRequest
+	4,  // 30: agentrpc.Sync.Connect:input_type -> agentrpc.ConnectRequest
+	3,  // 31: agentrpc.AgentConfiguration.Watch:output_type -> agentrpc.WatchResponse
+	6,  // 32: agentrpc.Sync.Connect:output_type -> agentrpc.ConnectResponse
+	31, // [31:33] is the sub-list for method output_type
+	29, // [29:31] is the sub-list for method input_type
+	29, // [29:29] is the sub-list for extension type_name
+	29, // [29:29] is the sub-list for extension extendee
+	0,  // [0:29] is the sub-list for field type_name
 }
 
 func init() { file_agentrpc_agentrpc_proto_init() }
@@ -1210,12 +1752,21 @@ func file_agentrpc_agentrpc_proto_init() {
 	file_agentrpc_agentrpc_proto_msgTypes[3].OneofWrappers = []any{
 		(*ConnectRequest_Hello)(nil),
 		(*ConnectRequest_Report)(nil),
+		(*ConnectRequest_CommandResult)(nil),
+		(*ConnectRequest_Comparison)(nil),
 	}
 	file_agentrpc_agentrpc_proto_msgTypes[5].OneofWrappers = []any{
 		(*ConnectResponse_Header)(nil),
 		(*ConnectResponse_Objects)(nil),
 		(*ConnectResponse_Refs)(nil),
 		(*ConnectResponse_Trailer)(nil),
+		(*ConnectResponse_Command)(nil),
+	}
+	file_agentrpc_agentrpc_proto_msgTypes[6].OneofWrappers = []any{
+		(*Command_SyncNow)(nil),
+		(*Command_Suspend)(nil),
+		(*Command_Resume)(nil),
+		(*Command_ApprovePrune)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -1223,7 +1774,7 @@ func file_agentrpc_agentrpc_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_agentrpc_agentrpc_proto_rawDesc), len(file_agentrpc_agentrpc_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   13,
+			NumMessages:   20,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

@@ -154,6 +154,11 @@ type SyncClient interface {
 	// short by a new Header is void. kas sends an object only when the agent holds
 	// none of that digest; the refs list the whole set, in the repository's order.
 	//
+	// Between sets, kas may send Commands, each of which the agent answers with a
+	// CommandResult; and a set whose Header has a comparison_id, which the agent does
+	// not apply and does not hold: it answers with Comparisons. Either end skips
+	// messages that it does not know.
+	//
 	// Codes: UNAUTHENTICATED token unknown or revoked; PERMISSION_DENIED the agent
 	// may not use kas; NOT_FOUND no such project, or no access to it;
 	// INVALID_ARGUMENT a malformed Hello. Trouble that may pass (Gitaly down, the
@@ -195,6 +200,11 @@ type SyncServer interface {
 	// and Refs, then Trailer. A set is whole when its Trailer has come; a set cut
 	// short by a new Header is void. kas sends an object only when the agent holds
 	// none of that digest; the refs list the whole set, in the repository's order.
+	//
+	// Between sets, kas may send Commands, each of which the agent answers with a
+	// CommandResult; and a set whose Header has a comparison_id, which the agent does
+	// not apply and does not hold: it answers with Comparisons. Either end skips
+	// messages that it does not know.
 	//
 	// Codes: UNAUTHENTICATED token unknown or revoked; PERMISSION_DENIED the agent
 	// may not use kas; NOT_FOUND no such project, or no access to it;

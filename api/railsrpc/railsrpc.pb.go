@@ -10,6 +10,7 @@
 package railsrpc
 
 import (
+	agentcfg "github.com/kas-agentk/kas/api/agentcfg"
 	syncstatus "github.com/kas-agentk/kas/api/syncstatus"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
@@ -235,6 +236,531 @@ func (x *ConnectedAgent) GetConnectedAt() *timestamppb.Timestamp {
 	return nil
 }
 
+type SyncRequest struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	AgentId   int64                  `protobuf:"varint,1,opt,name=agent_id,json=agentId,proto3" json:"agent_id,omitempty"`
+	ProjectId string                 `protobuf:"bytes,2,opt,name=project_id,json=projectId,proto3" json:"project_id,omitempty"`
+	// Name of the person who asks.
+	By            string `protobuf:"bytes,3,opt,name=by,proto3" json:"by,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SyncRequest) Reset() {
+	*x = SyncRequest{}
+	mi := &file_railsrpc_railsrpc_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SyncRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SyncRequest) ProtoMessage() {}
+
+func (x *SyncRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_railsrpc_railsrpc_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SyncRequest.ProtoReflect.Descriptor instead.
+func (*SyncRequest) Descriptor() ([]byte, []int) {
+	return file_railsrpc_railsrpc_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *SyncRequest) GetAgentId() int64 {
+	if x != nil {
+		return x.AgentId
+	}
+	return 0
+}
+
+func (x *SyncRequest) GetProjectId() string {
+	if x != nil {
+		return x.ProjectId
+	}
+	return ""
+}
+
+func (x *SyncRequest) GetBy() string {
+	if x != nil {
+		return x.By
+	}
+	return ""
+}
+
+type SyncResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SyncResponse) Reset() {
+	*x = SyncResponse{}
+	mi := &file_railsrpc_railsrpc_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SyncResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SyncResponse) ProtoMessage() {}
+
+func (x *SyncResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_railsrpc_railsrpc_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SyncResponse.ProtoReflect.Descriptor instead.
+func (*SyncResponse) Descriptor() ([]byte, []int) {
+	return file_railsrpc_railsrpc_proto_rawDescGZIP(), []int{4}
+}
+
+type SuspendRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	AgentId       int64                  `protobuf:"varint,1,opt,name=agent_id,json=agentId,proto3" json:"agent_id,omitempty"`
+	ProjectId     string                 `protobuf:"bytes,2,opt,name=project_id,json=projectId,proto3" json:"project_id,omitempty"`
+	By            string                 `protobuf:"bytes,3,opt,name=by,proto3" json:"by,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SuspendRequest) Reset() {
+	*x = SuspendRequest{}
+	mi := &file_railsrpc_railsrpc_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SuspendRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SuspendRequest) ProtoMessage() {}
+
+func (x *SuspendRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_railsrpc_railsrpc_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SuspendRequest.ProtoReflect.Descriptor instead.
+func (*SuspendRequest) Descriptor() ([]byte, []int) {
+	return file_railsrpc_railsrpc_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *SuspendRequest) GetAgentId() int64 {
+	if x != nil {
+		return x.AgentId
+	}
+	return 0
+}
+
+func (x *SuspendRequest) GetProjectId() string {
+	if x != nil {
+		return x.ProjectId
+	}
+	return ""
+}
+
+func (x *SuspendRequest) GetBy() string {
+	if x != nil {
+		return x.By
+	}
+	return ""
+}
+
+type SuspendResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SuspendResponse) Reset() {
+	*x = SuspendResponse{}
+	mi := &file_railsrpc_railsrpc_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SuspendResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SuspendResponse) ProtoMessage() {}
+
+func (x *SuspendResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_railsrpc_railsrpc_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SuspendResponse.ProtoReflect.Descriptor instead.
+func (*SuspendResponse) Descriptor() ([]byte, []int) {
+	return file_railsrpc_railsrpc_proto_rawDescGZIP(), []int{6}
+}
+
+type ResumeRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	AgentId       int64                  `protobuf:"varint,1,opt,name=agent_id,json=agentId,proto3" json:"agent_id,omitempty"`
+	ProjectId     string                 `protobuf:"bytes,2,opt,name=project_id,json=projectId,proto3" json:"project_id,omitempty"`
+	By            string                 `protobuf:"bytes,3,opt,name=by,proto3" json:"by,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ResumeRequest) Reset() {
+	*x = ResumeRequest{}
+	mi := &file_railsrpc_railsrpc_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ResumeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ResumeRequest) ProtoMessage() {}
+
+func (x *ResumeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_railsrpc_railsrpc_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ResumeRequest.ProtoReflect.Descriptor instead.
+func (*ResumeRequest) Descriptor() ([]byte, []int) {
+	return file_railsrpc_railsrpc_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *ResumeRequest) GetAgentId() int64 {
+	if x != nil {
+		return x.AgentId
+	}
+	return 0
+}
+
+func (x *ResumeRequest) GetProjectId() string {
+	if x != nil {
+		return x.ProjectId
+	}
+	return ""
+}
+
+func (x *ResumeRequest) GetBy() string {
+	if x != nil {
+		return x.By
+	}
+	return ""
+}
+
+type ResumeResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ResumeResponse) Reset() {
+	*x = ResumeResponse{}
+	mi := &file_railsrpc_railsrpc_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ResumeResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ResumeResponse) ProtoMessage() {}
+
+func (x *ResumeResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_railsrpc_railsrpc_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ResumeResponse.ProtoReflect.Descriptor instead.
+func (*ResumeResponse) Descriptor() ([]byte, []int) {
+	return file_railsrpc_railsrpc_proto_rawDescGZIP(), []int{8}
+}
+
+type ApprovePruneRequest struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	AgentId   int64                  `protobuf:"varint,1,opt,name=agent_id,json=agentId,proto3" json:"agent_id,omitempty"`
+	ProjectId string                 `protobuf:"bytes,2,opt,name=project_id,json=projectId,proto3" json:"project_id,omitempty"`
+	By        string                 `protobuf:"bytes,3,opt,name=by,proto3" json:"by,omitempty"`
+	// Full ID of the commit.
+	CommitId      string `protobuf:"bytes,4,opt,name=commit_id,json=commitId,proto3" json:"commit_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ApprovePruneRequest) Reset() {
+	*x = ApprovePruneRequest{}
+	mi := &file_railsrpc_railsrpc_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ApprovePruneRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ApprovePruneRequest) ProtoMessage() {}
+
+func (x *ApprovePruneRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_railsrpc_railsrpc_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ApprovePruneRequest.ProtoReflect.Descriptor instead.
+func (*ApprovePruneRequest) Descriptor() ([]byte, []int) {
+	return file_railsrpc_railsrpc_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *ApprovePruneRequest) GetAgentId() int64 {
+	if x != nil {
+		return x.AgentId
+	}
+	return 0
+}
+
+func (x *ApprovePruneRequest) GetProjectId() string {
+	if x != nil {
+		return x.ProjectId
+	}
+	return ""
+}
+
+func (x *ApprovePruneRequest) GetBy() string {
+	if x != nil {
+		return x.By
+	}
+	return ""
+}
+
+func (x *ApprovePruneRequest) GetCommitId() string {
+	if x != nil {
+		return x.CommitId
+	}
+	return ""
+}
+
+type ApprovePruneResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ApprovePruneResponse) Reset() {
+	*x = ApprovePruneResponse{}
+	mi := &file_railsrpc_railsrpc_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ApprovePruneResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ApprovePruneResponse) ProtoMessage() {}
+
+func (x *ApprovePruneResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_railsrpc_railsrpc_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ApprovePruneResponse.ProtoReflect.Descriptor instead.
+func (*ApprovePruneResponse) Descriptor() ([]byte, []int) {
+	return file_railsrpc_railsrpc_proto_rawDescGZIP(), []int{10}
+}
+
+type DiffRequest struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	AgentId   int64                  `protobuf:"varint,1,opt,name=agent_id,json=agentId,proto3" json:"agent_id,omitempty"`
+	ProjectId string                 `protobuf:"bytes,2,opt,name=project_id,json=projectId,proto3" json:"project_id,omitempty"`
+	By        string                 `protobuf:"bytes,3,opt,name=by,proto3" json:"by,omitempty"`
+	// A branch, a tag, or a full commit ID; unset: what the project follows.
+	Ref           *agentcfg.GitRef `protobuf:"bytes,4,opt,name=ref,proto3" json:"ref,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DiffRequest) Reset() {
+	*x = DiffRequest{}
+	mi := &file_railsrpc_railsrpc_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DiffRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DiffRequest) ProtoMessage() {}
+
+func (x *DiffRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_railsrpc_railsrpc_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DiffRequest.ProtoReflect.Descriptor instead.
+func (*DiffRequest) Descriptor() ([]byte, []int) {
+	return file_railsrpc_railsrpc_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *DiffRequest) GetAgentId() int64 {
+	if x != nil {
+		return x.AgentId
+	}
+	return 0
+}
+
+func (x *DiffRequest) GetProjectId() string {
+	if x != nil {
+		return x.ProjectId
+	}
+	return ""
+}
+
+func (x *DiffRequest) GetBy() string {
+	if x != nil {
+		return x.By
+	}
+	return ""
+}
+
+func (x *DiffRequest) GetRef() *agentcfg.GitRef {
+	if x != nil {
+		return x.Ref
+	}
+	return nil
+}
+
+type DiffResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The commit that the ref names. In the first message only, with errors.
+	CommitId string `protobuf:"bytes,1,opt,name=commit_id,json=commitId,proto3" json:"commit_id,omitempty"`
+	// What is wrong in the repository at that commit.
+	Errors        []*syncstatus.FileError  `protobuf:"bytes,2,rep,name=errors,proto3" json:"errors,omitempty"`
+	Differences   []*syncstatus.Difference `protobuf:"bytes,3,rep,name=differences,proto3" json:"differences,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DiffResponse) Reset() {
+	*x = DiffResponse{}
+	mi := &file_railsrpc_railsrpc_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DiffResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DiffResponse) ProtoMessage() {}
+
+func (x *DiffResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_railsrpc_railsrpc_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DiffResponse.ProtoReflect.Descriptor instead.
+func (*DiffResponse) Descriptor() ([]byte, []int) {
+	return file_railsrpc_railsrpc_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *DiffResponse) GetCommitId() string {
+	if x != nil {
+		return x.CommitId
+	}
+	return ""
+}
+
+func (x *DiffResponse) GetErrors() []*syncstatus.FileError {
+	if x != nil {
+		return x.Errors
+	}
+	return nil
+}
+
+func (x *DiffResponse) GetDifferences() []*syncstatus.Difference {
+	if x != nil {
+		return x.Differences
+	}
+	return nil
+}
+
 type GetRequest struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	AgentId int64                  `protobuf:"varint,1,opt,name=agent_id,json=agentId,proto3" json:"agent_id,omitempty"`
@@ -246,7 +772,7 @@ type GetRequest struct {
 
 func (x *GetRequest) Reset() {
 	*x = GetRequest{}
-	mi := &file_railsrpc_railsrpc_proto_msgTypes[3]
+	mi := &file_railsrpc_railsrpc_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -258,7 +784,7 @@ func (x *GetRequest) String() string {
 func (*GetRequest) ProtoMessage() {}
 
 func (x *GetRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_railsrpc_railsrpc_proto_msgTypes[3]
+	mi := &file_railsrpc_railsrpc_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -271,7 +797,7 @@ func (x *GetRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRequest.ProtoReflect.Descriptor instead.
 func (*GetRequest) Descriptor() ([]byte, []int) {
-	return file_railsrpc_railsrpc_proto_rawDescGZIP(), []int{3}
+	return file_railsrpc_railsrpc_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *GetRequest) GetAgentId() int64 {
@@ -297,7 +823,7 @@ type GetResponse struct {
 
 func (x *GetResponse) Reset() {
 	*x = GetResponse{}
-	mi := &file_railsrpc_railsrpc_proto_msgTypes[4]
+	mi := &file_railsrpc_railsrpc_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -309,7 +835,7 @@ func (x *GetResponse) String() string {
 func (*GetResponse) ProtoMessage() {}
 
 func (x *GetResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_railsrpc_railsrpc_proto_msgTypes[4]
+	mi := &file_railsrpc_railsrpc_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -322,7 +848,7 @@ func (x *GetResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetResponse.ProtoReflect.Descriptor instead.
 func (*GetResponse) Descriptor() ([]byte, []int) {
-	return file_railsrpc_railsrpc_proto_rawDescGZIP(), []int{4}
+	return file_railsrpc_railsrpc_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *GetResponse) GetStatus() *syncstatus.ProjectStatus {
@@ -341,7 +867,7 @@ type ListRequest struct {
 
 func (x *ListRequest) Reset() {
 	*x = ListRequest{}
-	mi := &file_railsrpc_railsrpc_proto_msgTypes[5]
+	mi := &file_railsrpc_railsrpc_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -353,7 +879,7 @@ func (x *ListRequest) String() string {
 func (*ListRequest) ProtoMessage() {}
 
 func (x *ListRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_railsrpc_railsrpc_proto_msgTypes[5]
+	mi := &file_railsrpc_railsrpc_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -366,7 +892,7 @@ func (x *ListRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRequest.ProtoReflect.Descriptor instead.
 func (*ListRequest) Descriptor() ([]byte, []int) {
-	return file_railsrpc_railsrpc_proto_rawDescGZIP(), []int{5}
+	return file_railsrpc_railsrpc_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ListRequest) GetAgentId() int64 {
@@ -386,7 +912,7 @@ type ListResponse struct {
 
 func (x *ListResponse) Reset() {
 	*x = ListResponse{}
-	mi := &file_railsrpc_railsrpc_proto_msgTypes[6]
+	mi := &file_railsrpc_railsrpc_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -398,7 +924,7 @@ func (x *ListResponse) String() string {
 func (*ListResponse) ProtoMessage() {}
 
 func (x *ListResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_railsrpc_railsrpc_proto_msgTypes[6]
+	mi := &file_railsrpc_railsrpc_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -411,7 +937,7 @@ func (x *ListResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListResponse.ProtoReflect.Descriptor instead.
 func (*ListResponse) Descriptor() ([]byte, []int) {
-	return file_railsrpc_railsrpc_proto_rawDescGZIP(), []int{6}
+	return file_railsrpc_railsrpc_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ListResponse) GetStatuses() []*syncstatus.ProjectStatus {
@@ -439,7 +965,7 @@ type WatchRequest struct {
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_railsrpc_railsrpc_proto_msgTypes[7]
+	mi := &file_railsrpc_railsrpc_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -451,7 +977,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_railsrpc_railsrpc_proto_msgTypes[7]
+	mi := &file_railsrpc_railsrpc_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -464,7 +990,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_railsrpc_railsrpc_proto_rawDescGZIP(), []int{7}
+	return file_railsrpc_railsrpc_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *WatchRequest) GetAgentId() int64 {
@@ -490,7 +1016,7 @@ type WatchResponse struct {
 
 func (x *WatchResponse) Reset() {
 	*x = WatchResponse{}
-	mi := &file_railsrpc_railsrpc_proto_msgTypes[8]
+	mi := &file_railsrpc_railsrpc_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -502,7 +1028,7 @@ func (x *WatchResponse) String() string {
 func (*WatchResponse) ProtoMessage() {}
 
 func (x *WatchResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_railsrpc_railsrpc_proto_msgTypes[8]
+	mi := &file_railsrpc_railsrpc_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -515,7 +1041,7 @@ func (x *WatchResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchResponse.ProtoReflect.Descriptor instead.
 func (*WatchResponse) Descriptor() ([]byte, []int) {
-	return file_railsrpc_railsrpc_proto_rawDescGZIP(), []int{8}
+	return file_railsrpc_railsrpc_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *WatchResponse) GetStatus() *syncstatus.ProjectStatus {
@@ -529,7 +1055,7 @@ var File_railsrpc_railsrpc_proto protoreflect.FileDescriptor
 
 const file_railsrpc_railsrpc_proto_rawDesc = "" +
 	"\n" +
-	"\x17railsrpc/railsrpc.proto\x12\brailsrpc\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1bsyncstatus/syncstatus.proto\"k\n" +
+	"\x17railsrpc/railsrpc.proto\x12\brailsrpc\x1a\x17agentcfg/agentcfg.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1bsyncstatus/syncstatus.proto\"k\n" +
 	"\x19GetConnectedAgentsRequest\x12\x1b\n" +
 	"\tagent_ids\x18\x01 \x03(\x03R\bagentIds\x12\"\n" +
 	"\n" +
@@ -549,7 +1075,42 @@ const file_railsrpc_railsrpc_proto_rawDesc = "" +
 	"\rpod_namespace\x18\x06 \x01(\tR\fpodNamespace\x12\x19\n" +
 	"\bpod_name\x18\a \x01(\tR\apodName\x12-\n" +
 	"\x12kubernetes_version\x18\b \x01(\tR\x11kubernetesVersion\x12=\n" +
-	"\fconnected_at\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\vconnectedAt\"F\n" +
+	"\fconnected_at\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\vconnectedAt\"W\n" +
+	"\vSyncRequest\x12\x19\n" +
+	"\bagent_id\x18\x01 \x01(\x03R\aagentId\x12\x1d\n" +
+	"\n" +
+	"project_id\x18\x02 \x01(\tR\tprojectId\x12\x0e\n" +
+	"\x02by\x18\x03 \x01(\tR\x02by\"\x0e\n" +
+	"\fSyncResponse\"Z\n" +
+	"\x0eSuspendRequest\x12\x19\n" +
+	"\bagent_id\x18\x01 \x01(\x03R\aagentId\x12\x1d\n" +
+	"\n" +
+	"project_id\x18\x02 \x01(\tR\tprojectId\x12\x0e\n" +
+	"\x02by\x18\x03 \x01(\tR\x02by\"\x11\n" +
+	"\x0fSuspendResponse\"Y\n" +
+	"\rResumeRequest\x12\x19\n" +
+	"\bagent_id\x18\x01 \x01(\x03R\aagentId\x12\x1d\n" +
+	"\n" +
+	"project_id\x18\x02 \x01(\tR\tprojectId\x12\x0e\n" +
+	"\x02by\x18\x03 \x01(\tR\x02by\"\x10\n" +
+	"\x0eResumeResponse\"|\n" +
+	"\x13ApprovePruneRequest\x12\x19\n" +
+	"\bagent_id\x18\x01 \x01(\x03R\aagentId\x12\x1d\n" +
+	"\n" +
+	"project_id\x18\x02 \x01(\tR\tprojectId\x12\x0e\n" +
+	"\x02by\x18\x03 \x01(\tR\x02by\x12\x1b\n" +
+	"\tcommit_id\x18\x04 \x01(\tR\bcommitId\"\x16\n" +
+	"\x14ApprovePruneResponse\"{\n" +
+	"\vDiffRequest\x12\x19\n" +
+	"\bagent_id\x18\x01 \x01(\x03R\aagentId\x12\x1d\n" +
+	"\n" +
+	"project_id\x18\x02 \x01(\tR\tprojectId\x12\x0e\n" +
+	"\x02by\x18\x03 \x01(\tR\x02by\x12\"\n" +
+	"\x03ref\x18\x04 \x01(\v2\x10.agentcfg.GitRefR\x03ref\"\x94\x01\n" +
+	"\fDiffResponse\x12\x1b\n" +
+	"\tcommit_id\x18\x01 \x01(\tR\bcommitId\x12-\n" +
+	"\x06errors\x18\x02 \x03(\v2\x15.syncstatus.FileErrorR\x06errors\x128\n" +
+	"\vdifferences\x18\x03 \x03(\v2\x16.syncstatus.DifferenceR\vdifferences\"F\n" +
 	"\n" +
 	"GetRequest\x12\x19\n" +
 	"\bagent_id\x18\x01 \x01(\x03R\aagentId\x12\x1d\n" +
@@ -569,12 +1130,17 @@ const file_railsrpc_railsrpc_proto_rawDesc = "" +
 	"\rWatchResponse\x121\n" +
 	"\x06status\x18\x01 \x01(\v2\x19.syncstatus.ProjectStatusR\x06status2o\n" +
 	"\fAgentTracker\x12_\n" +
-	"\x12GetConnectedAgents\x12#.railsrpc.GetConnectedAgentsRequest\x1a$.railsrpc.GetConnectedAgentsResponse2\xb3\x01\n" +
+	"\x12GetConnectedAgents\x12#.railsrpc.GetConnectedAgentsRequest\x1a$.railsrpc.GetConnectedAgentsResponse2\xef\x03\n" +
 	"\n" +
 	"SyncStatus\x122\n" +
 	"\x03Get\x12\x14.railsrpc.GetRequest\x1a\x15.railsrpc.GetResponse\x125\n" +
 	"\x04List\x12\x15.railsrpc.ListRequest\x1a\x16.railsrpc.ListResponse\x12:\n" +
-	"\x05Watch\x12\x16.railsrpc.WatchRequest\x1a\x17.railsrpc.WatchResponse0\x01B(Z&github.com/kas-agentk/kas/api/railsrpcb\x06proto3"
+	"\x05Watch\x12\x16.railsrpc.WatchRequest\x1a\x17.railsrpc.WatchResponse0\x01\x125\n" +
+	"\x04Sync\x12\x15.railsrpc.SyncRequest\x1a\x16.railsrpc.SyncResponse\x12>\n" +
+	"\aSuspend\x12\x18.railsrpc.SuspendRequest\x1a\x19.railsrpc.SuspendResponse\x12;\n" +
+	"\x06Resume\x12\x17.railsrpc.ResumeRequest\x1a\x18.railsrpc.ResumeResponse\x12M\n" +
+	"\fApprovePrune\x12\x1d.railsrpc.ApprovePruneRequest\x1a\x1e.railsrpc.ApprovePruneResponse\x127\n" +
+	"\x04Diff\x12\x15.railsrpc.DiffRequest\x1a\x16.railsrpc.DiffResponse0\x01B(Z&github.com/kas-agentk/kas/api/railsrpcb\x06proto3"
 
 var (
 	file_railsrpc_railsrpc_proto_rawDescOnce sync.Once
@@ -588,41 +1154,67 @@ func file_railsrpc_railsrpc_proto_rawDescGZIP() []byte {
 	return file_railsrpc_railsrpc_proto_rawDescData
 }
 
-var file_railsrpc_railsrpc_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
+var file_railsrpc_railsrpc_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
 var file_railsrpc_railsrpc_proto_goTypes = []any{
 	(*GetConnectedAgentsRequest)(nil),      // 0: railsrpc.GetConnectedAgentsRequest
 	(*GetConnectedAgentsResponse)(nil),     // 1: railsrpc.GetConnectedAgentsResponse
 	(*ConnectedAgent)(nil),                 // 2: railsrpc.ConnectedAgent
-	(*GetRequest)(nil),                     // 3: railsrpc.GetRequest
-	(*GetResponse)(nil),                    // 4: railsrpc.GetResponse
-	(*ListRequest)(nil),                    // 5: railsrpc.ListRequest
-	(*ListResponse)(nil),                   // 6: railsrpc.ListResponse
-	(*WatchRequest)(nil),                   // 7: railsrpc.WatchRequest
-	(*WatchResponse)(nil),                  // 8: railsrpc.WatchResponse
-	(*timestamppb.Timestamp)(nil),          // 9: google.protobuf.Timestamp
-	(*syncstatus.ProjectStatus)(nil),       // 10: syncstatus.ProjectStatus
-	(*syncstatus.ConfigurationStatus)(nil), // 11: syncstatus.ConfigurationStatus
+	(*SyncRequest)(nil),                    // 3: railsrpc.SyncRequest
+	(*SyncResponse)(nil),                   // 4: railsrpc.SyncResponse
+	(*SuspendRequest)(nil),                 // 5: railsrpc.SuspendRequest
+	(*SuspendResponse)(nil),                // 6: railsrpc.SuspendResponse
+	(*ResumeRequest)(nil),                  // 7: railsrpc.ResumeRequest
+	(*ResumeResponse)(nil),                 // 8: railsrpc.ResumeResponse
+	(*ApprovePruneRequest)(nil),            // 9: railsrpc.ApprovePruneRequest
+	(*ApprovePruneResponse)(nil),           // 10: railsrpc.ApprovePruneResponse
+	(*DiffRequest)(nil),                    // 11: railsrpc.DiffRequest
+	(*DiffResponse)(nil),                   // 12: railsrpc.DiffResponse
+	(*GetRequest)(nil),                     // 13: railsrpc.GetRequest
+	(*GetResponse)(nil),                    // 14: railsrpc.GetResponse
+	(*ListRequest)(nil),                    // 15: railsrpc.ListRequest
+	(*ListResponse)(nil),                   // 16: railsrpc.ListResponse
+	(*WatchRequest)(nil),                   // 17: railsrpc.WatchRequest
+	(*WatchResponse)(nil),                  // 18: railsrpc.WatchResponse
+	(*timestamppb.Timestamp)(nil),          // 19: google.protobuf.Timestamp
+	(*agentcfg.GitRef)(nil),                // 20: agentcfg.GitRef
+	(*syncstatus.FileError)(nil),           // 21: syncstatus.FileError
+	(*syncstatus.Difference)(nil),          // 22: syncstatus.Difference
+	(*syncstatus.ProjectStatus)(nil),       // 23: syncstatus.ProjectStatus
+	(*syncstatus.ConfigurationStatus)(nil), // 24: syncstatus.ConfigurationStatus
 }
 var file_railsrpc_railsrpc_proto_depIdxs = []int32{
 	2,  // 0: railsrpc.GetConnectedAgentsResponse.agents:type_name -> railsrpc.ConnectedAgent
-	9,  // 1: railsrpc.ConnectedAgent.connected_at:type_name -> google.protobuf.Timestamp
-	10, // 2: railsrpc.GetResponse.status:type_name -> syncstatus.ProjectStatus
-	10, // 3: railsrpc.ListResponse.statuses:type_name -> syncstatus.ProjectStatus
-	11, // 4: railsrpc.ListResponse.configuration:type_name -> syncstatus.ConfigurationStatus
-	10, // 5: railsrpc.WatchResponse.status:type_name -> syncstatus.ProjectStatus
-	0,  // 6: railsrpc.AgentTracker.GetConnectedAgents:input_type -> railsrpc.GetConnectedAgentsRequest
-	3,  // 7: railsrpc.SyncStatus.Get:input_type -> railsrpc.GetRequest
-	5,  // 8: railsrpc.SyncStatus.List:input_type -> railsrpc.ListRequest
-	7,  // 9: railsrpc.SyncStatus.Watch:input_type -> railsrpc.WatchRequest
-	1,  // 10: railsrpc.AgentTracker.GetConnectedAgents:output_type -> railsrpc.GetConnectedAgentsResponse
-	4,  // 11: railsrpc.SyncStatus.Get:output_type -> railsrpc.GetResponse
-	6,  // 12: railsrpc.SyncStatus.List:output_type -> railsrpc.ListResponse
-	8,  // 13: railsrpc.SyncStatus.Watch:output_type -> railsrpc.WatchResponse
-	10, // [10:14] is the sub-list for method output_type
-	6,  // [6:10] is the sub-list for method input_type
-	6,  // [6:6] is the sub-list for extension type_name
-	6,  // [6:6] is the sub-list for extension extendee
-	0,  // [0:6] is the sub-list for field type_name
+	19, // 1: railsrpc.ConnectedAgent.connected_at:type_name -> google.protobuf.Timestamp
+	20, // 2: railsrpc.DiffRequest.ref:type_name -> agentcfg.GitRef
+	21, // 3: railsrpc.DiffResponse.errors:type_name -> syncstatus.FileError
+	22, // 4: railsrpc.DiffResponse.differences:type_name -> syncstatus.Difference
+	23, // 5: railsrpc.GetResponse.status:type_name -> syncstatus.ProjectStatus
+	23, // 6: railsrpc.ListResponse.statuses:type_name -> syncstatus.ProjectStatus
+	24, // 7: railsrpc.ListResponse.configuration:type_name -> syncstatus.ConfigurationStatus
+	23, // 8: railsrpc.WatchResponse.status:type_name -> syncstatus.ProjectStatus
+	0,  // 9: railsrpc.AgentTracker.GetConnectedAgents:input_type -> railsrpc.GetConnectedAgentsRequest
+	13, // 10: railsrpc.SyncStatus.Get:input_type -> railsrpc.GetRequest
+	15, // 11: railsrpc.SyncStatus.List:input_type -> railsrpc.ListRequest
+	17, // 12: railsrpc.SyncStatus.Watch:input_type -> railsrpc.WatchRequest
+	3,  // 13: railsrpc.SyncStatus.Sync:input_type -> railsrpc.SyncRequest
+	5,  // 14: railsrpc.SyncStatus.Suspend:input_type -> railsrpc.SuspendRequest
+	7,  // 15: railsrpc.SyncStatus.Resume:input_type -> railsrpc.ResumeRequest
+	9,  // 16: railsrpc.SyncStatus.ApprovePrune:input_type -> railsrpc.ApprovePruneRequest
+	11, // 17: railsrpc.SyncStatus.Diff:input_type -> railsrpc.DiffRequest
+	1,  // 18: railsrpc.AgentTracker.GetConnectedAgents:output_type -> railsrpc.GetConnectedAgentsResponse
+	14, // 19: railsrpc.SyncStatus.Get:output_type -> railsrpc.GetResponse
+	16, // 20: railsrpc.SyncStatus.List:output_type -> railsrpc.ListResponse
+	18, // 21: railsrpc.SyncStatus.Watch:output_type -> railsrpc.WatchResponse
+	4,  // 22: railsrpc.SyncStatus.Sync:output_type -> railsrpc.SyncResponse
+	6,  // 23: railsrpc.SyncStatus.Suspend:output_type -> railsrpc.SuspendResponse
+	8,  // 24: railsrpc.SyncStatus.Resume:output_type -> railsrpc.ResumeResponse
+	10, // 25: railsrpc.SyncStatus.ApprovePrune:output_type -> railsrpc.ApprovePruneResponse
+	12, // 26: railsrpc.SyncStatus.Diff:output_type -> railsrpc.DiffResponse
+	18, // [18:27] is the sub-list for method output_type
+	9,  // [9:18] is the sub-list for method input_type
+	9,  // [9:9] is the sub-list for extension type_name
+	9,  // [9:9] is the sub-list for extension extendee
+	0,  // [0:9] is the sub-list for field type_name
 }
 
 func init() { file_railsrpc_railsrpc_proto_init() }
@@ -637,7 +1229,7 @@ func file_railsrpc_railsrpc_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_railsrpc_railsrpc_proto_rawDesc), len(file_railsrpc_railsrpc_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   9,
+			NumMessages:   19,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

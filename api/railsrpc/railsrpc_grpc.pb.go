@@ -132,9 +132,14 @@ var AgentTracker_ServiceDesc = grpc.ServiceDesc{
 }
 
 const (
-	SyncStatus_Get_FullMethodName   = "/railsrpc.SyncStatus/Get"
-	SyncStatus_List_FullMethodName  = "/railsrpc.SyncStatus/List"
-	SyncStatus_Watch_FullMethodName = "/railsrpc.SyncStatus/Watch"
+	SyncStatus_Get_FullMethodName          = "/railsrpc.SyncStatus/Get"
+	SyncStatus_List_FullMethodName         = "/railsrpc.SyncStatus/List"
+	SyncStatus_Watch_FullMethodName        = "/railsrpc.SyncStatus/Watch"
+	SyncStatus_Sync_FullMethodName         = "/railsrpc.SyncStatus/Sync"
+	SyncStatus_Suspend_FullMethodName      = "/railsrpc.SyncStatus/Suspend"
+	SyncStatus_Resume_FullMethodName       = "/railsrpc.SyncStatus/Resume"
+	SyncStatus_ApprovePrune_FullMethodName = "/railsrpc.SyncStatus/ApprovePrune"
+	SyncStatus_Diff_FullMethodName         = "/railsrpc.SyncStatus/Diff"
 )
 
 // SyncStatusClient is the client API for SyncStatus service.
@@ -151,6 +156,17 @@ type SyncStatusClient interface {
 	// Watch sends the status now and after each change. A slow reader misses steps
 	// in between, never the newest.
 	Watch(ctx context.Context, in *WatchRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchResponse], error)
+	// Sync has kas look at the repository at once, and the agent run the newest set
+	// again.
+	Sync(ctx context.Context, in *SyncRequest, opts ...grpc.CallOption) (*SyncResponse, error)
+	// Suspend stops syncing until Resume, also across restarts of all programs.
+	Suspend(ctx context.Context, in *SuspendRequest, opts ...grpc.CallOption) (*SuspendResponse, error)
+	Resume(ctx context.Context, in *ResumeRequest, opts ...grpc.CallOption) (*ResumeResponse, error)
+	// ApprovePrune lets the deletions of a commit go on that a guard stopped.
+	ApprovePrune(ctx context.Context, in *ApprovePruneRequest, opts ...grpc.CallOption) (*ApprovePruneResponse, error)
+	// Diff tells what a ref or commit would do to the cluster, and does nothing. The
+	// API server checks it all (a server-side dry run).
+	Diff(ctx context.Context, in *DiffRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[DiffResponse], error)
 }
 
 type syncStatusClient struct {
@@ -200,6 +216,65 @@ func (c *syncStatusClient) Watch(ctx context.Context, in *WatchRequest, opts ...
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type SyncStatus_WatchClient = grpc.ServerStreamingClient[WatchResponse]
 
+func (c *syncStatusClient) Sync(ctx context.Context, in *SyncRequest, opts ...grpc.CallOption) (*SyncResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(SyncResponse)
+	err := c.cc.Invoke(ctx, SyncStatus_Sync_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *syncStatusClient) Suspend(ctx context.Context, in *SuspendRequest, opts ...grpc.CallOption) (*SuspendResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(SuspendResponse)
+	err := c.cc.Invoke(ctx, SyncStatus_Suspend_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *syncStatusClient) Resume(ctx context.Context, in *ResumeRequest, opts ...grpc.CallOption) (*ResumeResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ResumeResponse)
+	err := c.cc.Invoke(ctx, SyncStatus_Resume_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *syncStatusClient) ApprovePrune(ctx context.Context, in *ApprovePruneRequest, opts ...grpc.CallOption) (*ApprovePruneResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ApprovePruneResponse)
+	err := c.cc.Invoke(ctx, SyncStatus_ApprovePrune_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *syncStatusClient) Diff(ctx context.Context, in *DiffRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[DiffResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &SyncStatus_ServiceDesc.Streams[1], SyncStatus_Diff_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[DiffRequest, DiffResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type SyncStatus_DiffClient = grpc.ServerStreamingClient[DiffResponse]
+
 // SyncStatusServer is the server API for SyncStatus service.
 // All implementations must embed UnimplementedSyncStatusServer
 // for forward compatibility.
@@ -214,6 +289,17 @@ type SyncStatusServer interface {
 	// Watch sends the status now and after each change. A slow reader misses steps
 	// in between, never the newest.
 	Watch(*WatchRequest, grpc.ServerStreamingServer[WatchResponse]) error
+	// Sync has kas look at the repository at once, and the agent run the newest set
+	// again.
+	Sync(context.Context, *SyncRequest) (*SyncResponse, error)
+	// Suspend stops syncing until Resume, also across restarts of all programs.
+	Suspend(context.Context, *SuspendRequest) (*SuspendResponse, error)
+	Resume(context.Context, *ResumeRequest) (*ResumeResponse, error)
+	// ApprovePrune lets the deletions of a commit go on that a guard stopped.
+	ApprovePrune(context.Context, *ApprovePruneRequest) (*ApprovePruneResponse, error)
+	// Diff tells what a ref or commit would do to the cluster, and does nothing. The
+	// API server checks it all (a server-side dry run).
+	Diff(*DiffRequest, grpc.ServerStreamingServer[DiffResponse]) error
 	mustEmbedUnimplementedSyncStatusServer()
 }
 
@@ -232,6 +318,21 @@ func (UnimplementedSyncStatusServer) List(context.Context, *ListRequest) (*ListR
 }
 func (UnimplementedSyncStatusServer) Watch(*WatchRequest, grpc.ServerStreamingServer[WatchResponse]) error {
 	return status.Error(codes.Unimplemented, "method Watch not implemented")
+}
+func (UnimplementedSyncStatusServer) Sync(context.Context, *SyncRequest) (*SyncResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Sync not implemented")
+}
+func (UnimplementedSyncStatusServer) Suspend(context.Context, *SuspendRequest) (*SuspendResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Suspend not implemented")
+}
+func (UnimplementedSyncStatusServer) Resume(context.Context, *ResumeRequest) (*ResumeResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Resume not implemented")
+}
+func (UnimplementedSyncStatusServer) ApprovePrune(context.Context, *ApprovePruneRequest) (*ApprovePruneResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ApprovePrune not implemented")
+}
+func (UnimplementedSyncStatusServer) Diff(*DiffRequest, grpc.ServerStreamingServer[DiffResponse]) error {
+	return status.Error(codes.Unimplemented, "method Diff not implemented")
 }
 func (UnimplementedSyncStatusServer) mustEmbedUnimplementedSyncStatusServer() {}
 func (UnimplementedSyncStatusServer) testEmbeddedByValue()                    {}
@@ -301,6 +402,89 @@ func _SyncStatus_Watch_Handler(srv interface{}, stream grpc.ServerStream) error 
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type SyncStatus_WatchServer = grpc.ServerStreamingServer[WatchResponse]
 
+func _SyncStatus_Sync_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SyncRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(SyncStatusServer).Sync(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: SyncStatus_Sync_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(SyncStatusServer).Sync(ctx, req.(*SyncRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _SyncStatus_Suspend_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SuspendRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(SyncStatusServer).Suspend(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: SyncStatus_Suspend_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(SyncStatusServer).Suspend(ctx, req.(*SuspendRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _SyncStatus_Resume_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ResumeRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(SyncStatusServer).Resume(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: SyncStatus_Resume_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(SyncStatusServer).Resume(ctx, req.(*ResumeRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _SyncStatus_ApprovePrune_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ApprovePruneRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(SyncStatusServer).ApprovePrune(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: SyncStatus_ApprovePrune_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(SyncStatusServer).ApprovePrune(ctx, req.(*ApprovePruneRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _SyncStatus_Diff_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(DiffRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(SyncStatusServer).Diff(m, &grpc.GenericServerStream[DiffRequest, DiffResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type SyncStatus_DiffServer = grpc.ServerStreamingServer[DiffResponse]
+
 // SyncStatus_ServiceDesc is the grpc.ServiceDesc for SyncStatus service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -316,11 +500,32 @@ var SyncStatus_ServiceDesc = grpc.ServiceDesc{
 			MethodName: "List",
 			Handler:    _SyncStatus_List_Handler,
 		},
+		{
+			MethodName: "Sync",
+			Handler:    _SyncStatus_Sync_Handler,
+		},
+		{
+			MethodName: "Suspend",
+			Handler:    _SyncStatus_Suspend_Handler,
+		},
+		{
+			MethodName: "Resume",
+			Handler:    _SyncStatus_Resume_Handler,
+		},
+		{
+			MethodName: "ApprovePrune",
+			Handler:    _SyncStatus_ApprovePrune_Handler,
+		},
 	},
 	Streams: []grpc.StreamDesc{
 		{
 			StreamName:    "Watch",
 			Handler:       _SyncStatus_Watch_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "Diff",
+			Handler:       _SyncStatus_Diff_Handler,
 			ServerStreams: true,
 		},
 	},

@@ -262,7 +262,11 @@ type ProjectStatus struct {
 	// False while no stream of the agent is open for this project.
 	Connected bool `protobuf:"varint,14,opt,name=connected,proto3" json:"connected,omitempty"`
 	// When this message was put together by kas.
-	UpdatedAt     *timestamppb.Timestamp `protobuf:"bytes,15,opt,name=updated_at,json=updatedAt,proto3" json:"updated_at,omitempty"`
+	UpdatedAt *timestamppb.Timestamp `protobuf:"bytes,15,opt,name=updated_at,json=updatedAt,proto3" json:"updated_at,omitempty"`
+	// Set while a person has switched syncing off.
+	Suspension *Suspension `protobuf:"bytes,16,opt,name=suspension,proto3" json:"suspension,omitempty"`
+	// Set while deletions wait for a person's approval.
+	HeldPrune     *HeldPrune `protobuf:"bytes,17,opt,name=held_prune,json=heldPrune,proto3" json:"held_prune,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -402,6 +406,147 @@ func (x *ProjectStatus) GetUpdatedAt() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *ProjectStatus) GetSuspension() *Suspension {
+	if x != nil {
+		return x.Suspension
+	}
+	return nil
+}
+
+func (x *ProjectStatus) GetHeldPrune() *HeldPrune {
+	if x != nil {
+		return x.HeldPrune
+	}
+	return nil
+}
+
+// Suspension says who switched syncing off, and when.
+type Suspension struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// A user's name, or "the agent's configuration".
+	By            string                 `protobuf:"bytes,1,opt,name=by,proto3" json:"by,omitempty"`
+	At            *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=at,proto3" json:"at,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Suspension) Reset() {
+	*x = Suspension{}
+	mi := &file_syncstatus_syncstatus_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Suspension) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Suspension) ProtoMessage() {}
+
+func (x *Suspension) ProtoReflect() protoreflect.Message {
+	mi := &file_syncstatus_syncstatus_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Suspension.ProtoReflect.Descriptor instead.
+func (*Suspension) Descriptor() ([]byte, []int) {
+	return file_syncstatus_syncstatus_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Suspension) GetBy() string {
+	if x != nil {
+		return x.By
+	}
+	return ""
+}
+
+func (x *Suspension) GetAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.At
+	}
+	return nil
+}
+
+// HeldPrune is what a commit would delete if somebody approved of it.
+type HeldPrune struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The commit to approve of.
+	CommitId string `protobuf:"bytes,1,opt,name=commit_id,json=commitId,proto3" json:"commit_id,omitempty"`
+	// One sentence for people: why it is held, and what to do.
+	Reason string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	// How many objects.
+	Total uint32 `protobuf:"varint,3,opt,name=total,proto3" json:"total,omitempty"`
+	// The first of them: at most 100.
+	Objects       []*ObjectID `protobuf:"bytes,4,rep,name=objects,proto3" json:"objects,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HeldPrune) Reset() {
+	*x = HeldPrune{}
+	mi := &file_syncstatus_syncstatus_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HeldPrune) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HeldPrune) ProtoMessage() {}
+
+func (x *HeldPrune) ProtoReflect() protoreflect.Message {
+	mi := &file_syncstatus_syncstatus_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HeldPrune.ProtoReflect.Descriptor instead.
+func (*HeldPrune) Descriptor() ([]byte, []int) {
+	return file_syncstatus_syncstatus_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *HeldPrune) GetCommitId() string {
+	if x != nil {
+		return x.CommitId
+	}
+	return ""
+}
+
+func (x *HeldPrune) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *HeldPrune) GetTotal() uint32 {
+	if x != nil {
+		return x.Total
+	}
+	return 0
+}
+
+func (x *HeldPrune) GetObjects() []*ObjectID {
+	if x != nil {
+		return x.Objects
+	}
+	return nil
+}
+
 // Times of the newest sync. Unset: not reached.
 type Times struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -419,7 +564,7 @@ type Times struct {
 
 func (x *Times) Reset() {
 	*x = Times{}
-	mi := &file_syncstatus_syncstatus_proto_msgTypes[1]
+	mi := &file_syncstatus_syncstatus_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -431,7 +576,7 @@ func (x *Times) String() string {
 func (*Times) ProtoMessage() {}
 
 func (x *Times) ProtoReflect() protoreflect.Message {
-	mi := &file_syncstatus_syncstatus_proto_msgTypes[1]
+	mi := &file_syncstatus_syncstatus_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -444,7 +589,7 @@ func (x *Times) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Times.ProtoReflect.Descriptor instead.
 func (*Times) Descriptor() ([]byte, []int) {
-	return file_syncstatus_syncstatus_proto_rawDescGZIP(), []int{1}
+	return file_syncstatus_syncstatus_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *Times) GetDetectedAt() *timestamppb.Timestamp {
@@ -493,7 +638,7 @@ type Counts struct {
 
 func (x *Counts) Reset() {
 	*x = Counts{}
-	mi := &file_syncstatus_syncstatus_proto_msgTypes[2]
+	mi := &file_syncstatus_syncstatus_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -505,7 +650,7 @@ func (x *Counts) String() string {
 func (*Counts) ProtoMessage() {}
 
 func (x *Counts) ProtoReflect() protoreflect.Message {
-	mi := &file_syncstatus_syncstatus_proto_msgTypes[2]
+	mi := &file_syncstatus_syncstatus_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -518,7 +663,7 @@ func (x *Counts) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Counts.ProtoReflect.Descriptor instead.
 func (*Counts) Descriptor() ([]byte, []int) {
-	return file_syncstatus_syncstatus_proto_rawDescGZIP(), []int{2}
+	return file_syncstatus_syncstatus_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Counts) GetTotal() uint32 {
@@ -592,7 +737,7 @@ type FileError struct {
 
 func (x *FileError) Reset() {
 	*x = FileError{}
-	mi := &file_syncstatus_syncstatus_proto_msgTypes[3]
+	mi := &file_syncstatus_syncstatus_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -604,7 +749,7 @@ func (x *FileError) String() string {
 func (*FileError) ProtoMessage() {}
 
 func (x *FileError) ProtoReflect() protoreflect.Message {
-	mi := &file_syncstatus_syncstatus_proto_msgTypes[3]
+	mi := &file_syncstatus_syncstatus_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -617,7 +762,7 @@ func (x *FileError) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileError.ProtoReflect.Descriptor instead.
 func (*FileError) Descriptor() ([]byte, []int) {
-	return file_syncstatus_syncstatus_proto_rawDescGZIP(), []int{3}
+	return file_syncstatus_syncstatus_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *FileError) GetPath() string {
@@ -654,7 +799,7 @@ type ObjectID struct {
 
 func (x *ObjectID) Reset() {
 	*x = ObjectID{}
-	mi := &file_syncstatus_syncstatus_proto_msgTypes[4]
+	mi := &file_syncstatus_syncstatus_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -666,7 +811,7 @@ func (x *ObjectID) String() string {
 func (*ObjectID) ProtoMessage() {}
 
 func (x *ObjectID) ProtoReflect() protoreflect.Message {
-	mi := &file_syncstatus_syncstatus_proto_msgTypes[4]
+	mi := &file_syncstatus_syncstatus_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -679,7 +824,7 @@ func (x *ObjectID) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ObjectID.ProtoReflect.Descriptor instead.
 func (*ObjectID) Descriptor() ([]byte, []int) {
-	return file_syncstatus_syncstatus_proto_rawDescGZIP(), []int{4}
+	return file_syncstatus_syncstatus_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *ObjectID) GetGroup() string {
@@ -722,14 +867,16 @@ type ObjectStatus struct {
 	// The manifest it comes from. Empty for an object that left the repository.
 	SourcePath string `protobuf:"bytes,6,opt,name=source_path,json=sourcePath,proto3" json:"source_path,omitempty"`
 	// Line of the object's first key, from 1.
-	SourceLine    uint32 `protobuf:"varint,7,opt,name=source_line,json=sourceLine,proto3" json:"source_line,omitempty"`
+	SourceLine uint32 `protobuf:"varint,7,opt,name=source_line,json=sourceLine,proto3" json:"source_line,omitempty"`
+	// Set while somebody else keeps changing what the manifest says.
+	Contest       *Contest `protobuf:"bytes,8,opt,name=contest,proto3" json:"contest,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ObjectStatus) Reset() {
 	*x = ObjectStatus{}
-	mi := &file_syncstatus_syncstatus_proto_msgTypes[5]
+	mi := &file_syncstatus_syncstatus_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -741,7 +888,7 @@ func (x *ObjectStatus) String() string {
 func (*ObjectStatus) ProtoMessage() {}
 
 func (x *ObjectStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_syncstatus_syncstatus_proto_msgTypes[5]
+	mi := &file_syncstatus_syncstatus_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -754,7 +901,7 @@ func (x *ObjectStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ObjectStatus.ProtoReflect.Descriptor instead.
 func (*ObjectStatus) Descriptor() ([]byte, []int) {
-	return file_syncstatus_syncstatus_proto_rawDescGZIP(), []int{5}
+	return file_syncstatus_syncstatus_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *ObjectStatus) GetId() *ObjectID {
@@ -806,6 +953,292 @@ func (x *ObjectStatus) GetSourceLine() uint32 {
 	return 0
 }
 
+func (x *ObjectStatus) GetContest() *Contest {
+	if x != nil {
+		return x.Contest
+	}
+	return nil
+}
+
+// Contest is a quarrel over an object: others undo what the agent does, again and
+// again. The agent writes at a bounded rate meanwhile.
+type Contest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Who, by the names of their field managers. Empty: somebody deletes the object.
+	Contenders []*Contender `protobuf:"bytes,1,rep,name=contenders,proto3" json:"contenders,omitempty"`
+	// How often the agent has healed the object since the quarrel began.
+	Heals         uint32                 `protobuf:"varint,2,opt,name=heals,proto3" json:"heals,omitempty"`
+	Since         *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=since,proto3" json:"since,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Contest) Reset() {
+	*x = Contest{}
+	mi := &file_syncstatus_syncstatus_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Contest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Contest) ProtoMessage() {}
+
+func (x *Contest) ProtoReflect() protoreflect.Message {
+	mi := &file_syncstatus_syncstatus_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Contest.ProtoReflect.Descriptor instead.
+func (*Contest) Descriptor() ([]byte, []int) {
+	return file_syncstatus_syncstatus_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *Contest) GetContenders() []*Contender {
+	if x != nil {
+		return x.Contenders
+	}
+	return nil
+}
+
+func (x *Contest) GetHeals() uint32 {
+	if x != nil {
+		return x.Heals
+	}
+	return 0
+}
+
+func (x *Contest) GetSince() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Since
+	}
+	return nil
+}
+
+// Contender is a field manager that sets fields which the manifest sets as well.
+type Contender struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Manager string                 `protobuf:"bytes,1,opt,name=manager,proto3" json:"manager,omitempty"`
+	// For example ".spec.replicas", sorted; at most 20.
+	Fields        []string `protobuf:"bytes,2,rep,name=fields,proto3" json:"fields,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Contender) Reset() {
+	*x = Contender{}
+	mi := &file_syncstatus_syncstatus_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Contender) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Contender) ProtoMessage() {}
+
+func (x *Contender) ProtoReflect() protoreflect.Message {
+	mi := &file_syncstatus_syncstatus_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Contender.ProtoReflect.Descriptor instead.
+func (*Contender) Descriptor() ([]byte, []int) {
+	return file_syncstatus_syncstatus_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *Contender) GetManager() string {
+	if x != nil {
+		return x.Manager
+	}
+	return ""
+}
+
+func (x *Contender) GetFields() []string {
+	if x != nil {
+		return x.Fields
+	}
+	return nil
+}
+
+// Difference is what a commit would do to one object.
+type Difference struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Id      *ObjectID              `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Version string                 `protobuf:"bytes,2,opt,name=version,proto3" json:"version,omitempty"`
+	// ACTION_CREATED, ACTION_CONFIGURED, ACTION_UNCHANGED, ACTION_PRUNED,
+	// ACTION_SKIPPED (the message says why), or ACTION_FAILED (the API server
+	// refuses it).
+	Action     Action `protobuf:"varint,3,opt,name=action,proto3,enum=syncstatus.Action" json:"action,omitempty"`
+	Message    string `protobuf:"bytes,4,opt,name=message,proto3" json:"message,omitempty"`
+	SourcePath string `protobuf:"bytes,5,opt,name=source_path,json=sourcePath,proto3" json:"source_path,omitempty"`
+	SourceLine uint32 `protobuf:"varint,6,opt,name=source_line,json=sourceLine,proto3" json:"source_line,omitempty"`
+	// What would change, for ACTION_CONFIGURED.
+	Fields        []*FieldDifference `protobuf:"bytes,7,rep,name=fields,proto3" json:"fields,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Difference) Reset() {
+	*x = Difference{}
+	mi := &file_syncstatus_syncstatus_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Difference) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Difference) ProtoMessage() {}
+
+func (x *Difference) ProtoReflect() protoreflect.Message {
+	mi := &file_syncstatus_syncstatus_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Difference.ProtoReflect.Descriptor instead.
+func (*Difference) Descriptor() ([]byte, []int) {
+	return file_syncstatus_syncstatus_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *Difference) GetId() *ObjectID {
+	if x != nil {
+		return x.Id
+	}
+	return nil
+}
+
+func (x *Difference) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+func (x *Difference) GetAction() Action {
+	if x != nil {
+		return x.Action
+	}
+	return Action_ACTION_UNSPECIFIED
+}
+
+func (x *Difference) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
+func (x *Difference) GetSourcePath() string {
+	if x != nil {
+		return x.SourcePath
+	}
+	return ""
+}
+
+func (x *Difference) GetSourceLine() uint32 {
+	if x != nil {
+		return x.SourceLine
+	}
+	return 0
+}
+
+func (x *Difference) GetFields() []*FieldDifference {
+	if x != nil {
+		return x.Fields
+	}
+	return nil
+}
+
+// FieldDifference is one field that would change. The values of Secrets are never in
+// it: they are shown as "(masked)", and "(masked, changed)" where they differ.
+type FieldDifference struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// For example ".spec.template.spec.containers[0].image".
+	Path string `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"`
+	// JSON. Empty: the field is not there.
+	Before        string `protobuf:"bytes,2,opt,name=before,proto3" json:"before,omitempty"`
+	After         string `protobuf:"bytes,3,opt,name=after,proto3" json:"after,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FieldDifference) Reset() {
+	*x = FieldDifference{}
+	mi := &file_syncstatus_syncstatus_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FieldDifference) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FieldDifference) ProtoMessage() {}
+
+func (x *FieldDifference) ProtoReflect() protoreflect.Message {
+	mi := &file_syncstatus_syncstatus_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FieldDifference.ProtoReflect.Descriptor instead.
+func (*FieldDifference) Descriptor() ([]byte, []int) {
+	return file_syncstatus_syncstatus_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *FieldDifference) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+func (x *FieldDifference) GetBefore() string {
+	if x != nil {
+		return x.Before
+	}
+	return ""
+}
+
+func (x *FieldDifference) GetAfter() string {
+	if x != nil {
+		return x.After
+	}
+	return ""
+}
+
 // ConfigurationStatus tells how an agent's configuration file fares.
 type ConfigurationStatus struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -819,7 +1252,7 @@ type ConfigurationStatus struct {
 
 func (x *ConfigurationStatus) Reset() {
 	*x = ConfigurationStatus{}
-	mi := &file_syncstatus_syncstatus_proto_msgTypes[6]
+	mi := &file_syncstatus_syncstatus_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -831,7 +1264,7 @@ func (x *ConfigurationStatus) String() string {
 func (*ConfigurationStatus) ProtoMessage() {}
 
 func (x *ConfigurationStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_syncstatus_syncstatus_proto_msgTypes[6]
+	mi := &file_syncstatus_syncstatus_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -844,7 +1277,7 @@ func (x *ConfigurationStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConfigurationStatus.ProtoReflect.Descriptor instead.
 func (*ConfigurationStatus) Descriptor() ([]byte, []int) {
-	return file_syncstatus_syncstatus_proto_rawDescGZIP(), []int{6}
+	return file_syncstatus_syncstatus_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ConfigurationStatus) GetCommitId() string {
@@ -877,7 +1310,7 @@ type Update struct {
 
 func (x *Update) Reset() {
 	*x = Update{}
-	mi := &file_syncstatus_syncstatus_proto_msgTypes[7]
+	mi := &file_syncstatus_syncstatus_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -889,7 +1322,7 @@ func (x *Update) String() string {
 func (*Update) ProtoMessage() {}
 
 func (x *Update) ProtoReflect() protoreflect.Message {
-	mi := &file_syncstatus_syncstatus_proto_msgTypes[7]
+	mi := &file_syncstatus_syncstatus_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -902,7 +1335,7 @@ func (x *Update) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Update.ProtoReflect.Descriptor instead.
 func (*Update) Descriptor() ([]byte, []int) {
-	return file_syncstatus_syncstatus_proto_rawDescGZIP(), []int{7}
+	return file_syncstatus_syncstatus_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Update) GetAgentId() int64 {
@@ -975,7 +1408,7 @@ var File_syncstatus_syncstatus_proto protoreflect.FileDescriptor
 const file_syncstatus_syncstatus_proto_rawDesc = "" +
 	"\n" +
 	"\x1bsyncstatus/syncstatus.proto\x12\n" +
-	"syncstatus\x1a\x1fgoogle/protobuf/timestamp.proto\"\xbd\x04\n" +
+	"syncstatus\x1a\x1fgoogle/protobuf/timestamp.proto\"\xab\x05\n" +
 	"\rProjectStatus\x12\x19\n" +
 	"\bagent_id\x18\x01 \x01(\x03R\aagentId\x12\x1d\n" +
 	"\n" +
@@ -995,7 +1428,21 @@ const file_syncstatus_syncstatus_proto_rawDesc = "" +
 	"\aobjects\x18\r \x03(\v2\x18.syncstatus.ObjectStatusR\aobjects\x12\x1c\n" +
 	"\tconnected\x18\x0e \x01(\bR\tconnected\x129\n" +
 	"\n" +
-	"updated_at\x18\x0f \x01(\v2\x1a.google.protobuf.TimestampR\tupdatedAt\"\xeb\x01\n" +
+	"updated_at\x18\x0f \x01(\v2\x1a.google.protobuf.TimestampR\tupdatedAt\x126\n" +
+	"\n" +
+	"suspension\x18\x10 \x01(\v2\x16.syncstatus.SuspensionR\n" +
+	"suspension\x124\n" +
+	"\n" +
+	"held_prune\x18\x11 \x01(\v2\x15.syncstatus.HeldPruneR\theldPrune\"H\n" +
+	"\n" +
+	"Suspension\x12\x0e\n" +
+	"\x02by\x18\x01 \x01(\tR\x02by\x12*\n" +
+	"\x02at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\"\x86\x01\n" +
+	"\tHeldPrune\x12\x1b\n" +
+	"\tcommit_id\x18\x01 \x01(\tR\bcommitId\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x14\n" +
+	"\x05total\x18\x03 \x01(\rR\x05total\x12.\n" +
+	"\aobjects\x18\x04 \x03(\v2\x14.syncstatus.ObjectIDR\aobjects\"\xeb\x01\n" +
 	"\x05Times\x12;\n" +
 	"\vdetected_at\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"detectedAt\x123\n" +
@@ -1022,7 +1469,7 @@ const file_syncstatus_syncstatus_proto_rawDesc = "" +
 	"\x05group\x18\x01 \x01(\tR\x05group\x12\x12\n" +
 	"\x04kind\x18\x02 \x01(\tR\x04kind\x12\x1c\n" +
 	"\tnamespace\x18\x03 \x01(\tR\tnamespace\x12\x12\n" +
-	"\x04name\x18\x04 \x01(\tR\x04name\"\x82\x02\n" +
+	"\x04name\x18\x04 \x01(\tR\x04name\"\xb1\x02\n" +
 	"\fObjectStatus\x12$\n" +
 	"\x02id\x18\x01 \x01(\v2\x14.syncstatus.ObjectIDR\x02id\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x12*\n" +
@@ -1032,7 +1479,32 @@ const file_syncstatus_syncstatus_proto_rawDesc = "" +
 	"\vsource_path\x18\x06 \x01(\tR\n" +
 	"sourcePath\x12\x1f\n" +
 	"\vsource_line\x18\a \x01(\rR\n" +
-	"sourceLine\"_\n" +
+	"sourceLine\x12-\n" +
+	"\acontest\x18\b \x01(\v2\x13.syncstatus.ContestR\acontest\"\x88\x01\n" +
+	"\aContest\x125\n" +
+	"\n" +
+	"contenders\x18\x01 \x03(\v2\x15.syncstatus.ContenderR\n" +
+	"contenders\x12\x14\n" +
+	"\x05heals\x18\x02 \x01(\rR\x05heals\x120\n" +
+	"\x05since\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\"=\n" +
+	"\tContender\x12\x18\n" +
+	"\amanager\x18\x01 \x01(\tR\amanager\x12\x16\n" +
+	"\x06fields\x18\x02 \x03(\tR\x06fields\"\x89\x02\n" +
+	"\n" +
+	"Difference\x12$\n" +
+	"\x02id\x18\x01 \x01(\v2\x14.syncstatus.ObjectIDR\x02id\x12\x18\n" +
+	"\aversion\x18\x02 \x01(\tR\aversion\x12*\n" +
+	"\x06action\x18\x03 \x01(\x0e2\x12.syncstatus.ActionR\x06action\x12\x18\n" +
+	"\amessage\x18\x04 \x01(\tR\amessage\x12\x1f\n" +
+	"\vsource_path\x18\x05 \x01(\tR\n" +
+	"sourcePath\x12\x1f\n" +
+	"\vsource_line\x18\x06 \x01(\rR\n" +
+	"sourceLine\x123\n" +
+	"\x06fields\x18\a \x03(\v2\x1b.syncstatus.FieldDifferenceR\x06fields\"S\n" +
+	"\x0fFieldDifference\x12\x12\n" +
+	"\x04path\x18\x01 \x01(\tR\x04path\x12\x16\n" +
+	"\x06before\x18\x02 \x01(\tR\x06before\x12\x14\n" +
+	"\x05after\x18\x03 \x01(\tR\x05after\"_\n" +
 	"\x13ConfigurationStatus\x12\x1b\n" +
 	"\tcommit_id\x18\x01 \x01(\tR\bcommitId\x12+\n" +
 	"\x05error\x18\x02 \x01(\v2\x15.syncstatus.FileErrorR\x05error\"\xdb\x01\n" +
@@ -1084,43 +1556,59 @@ func file_syncstatus_syncstatus_proto_rawDescGZIP() []byte {
 }
 
 var file_syncstatus_syncstatus_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_syncstatus_syncstatus_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
+var file_syncstatus_syncstatus_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
 var file_syncstatus_syncstatus_proto_goTypes = []any{
 	(State)(0),                    // 0: syncstatus.State
 	(Action)(0),                   // 1: syncstatus.Action
 	(Health)(0),                   // 2: syncstatus.Health
 	(*ProjectStatus)(nil),         // 3: syncstatus.ProjectStatus
-	(*Times)(nil),                 // 4: syncstatus.Times
-	(*Counts)(nil),                // 5: syncstatus.Counts
-	(*FileError)(nil),             // 6: syncstatus.FileError
-	(*ObjectID)(nil),              // 7: syncstatus.ObjectID
-	(*ObjectStatus)(nil),          // 8: syncstatus.ObjectStatus
-	(*ConfigurationStatus)(nil),   // 9: syncstatus.ConfigurationStatus
-	(*Update)(nil),                // 10: syncstatus.Update
-	(*timestamppb.Timestamp)(nil), // 11: google.protobuf.Timestamp
+	(*Suspension)(nil),            // 4: syncstatus.Suspension
+	(*HeldPrune)(nil),             // 5: syncstatus.HeldPrune
+	(*Times)(nil),                 // 6: syncstatus.Times
+	(*Counts)(nil),                // 7: syncstatus.Counts
+	(*FileError)(nil),             // 8: syncstatus.FileError
+	(*ObjectID)(nil),              // 9: syncstatus.ObjectID
+	(*ObjectStatus)(nil),          // 10: syncstatus.ObjectStatus
+	(*Contest)(nil),               // 11: syncstatus.Contest
+	(*Contender)(nil),             // 12: syncstatus.Contender
+	(*Difference)(nil),            // 13: syncstatus.Difference
+	(*FieldDifference)(nil),       // 14: syncstatus.FieldDifference
+	(*ConfigurationStatus)(nil),   // 15: syncstatus.ConfigurationStatus
+	(*Update)(nil),                // 16: syncstatus.Update
+	(*timestamppb.Timestamp)(nil), // 17: google.protobuf.Timestamp
 }
 var file_syncstatus_syncstatus_proto_depIdxs = []int32{
 	0,  // 0: syncstatus.ProjectStatus.state:type_name -> syncstatus.State
-	4,  // 1: syncstatus.ProjectStatus.times:type_name -> syncstatus.Times
-	5,  // 2: syncstatus.ProjectStatus.counts:type_name -> syncstatus.Counts
-	6,  // 3: syncstatus.ProjectStatus.errors:type_name -> syncstatus.FileError
-	8,  // 4: syncstatus.ProjectStatus.objects:type_name -> syncstatus.ObjectStatus
-	11, // 5: syncstatus.ProjectStatus.updated_at:type_name -> google.protobuf.Timestamp
-	11, // 6: syncstatus.Times.detected_at:type_name -> google.protobuf.Timestamp
-	11, // 7: syncstatus.Times.sent_at:type_name -> google.protobuf.Timestamp
-	11, // 8: syncstatus.Times.applied_at:type_name -> google.protobuf.Timestamp
-	11, // 9: syncstatus.Times.ready_at:type_name -> google.protobuf.Timestamp
-	7,  // 10: syncstatus.ObjectStatus.id:type_name -> syncstatus.ObjectID
-	1,  // 11: syncstatus.ObjectStatus.action:type_name -> syncstatus.Action
-	2,  // 12: syncstatus.ObjectStatus.health:type_name -> syncstatus.Health
-	6,  // 13: syncstatus.ConfigurationStatus.error:type_name -> syncstatus.FileError
-	3,  // 14: syncstatus.Update.status:type_name -> syncstatus.ProjectStatus
-	9,  // 15: syncstatus.Update.configuration:type_name -> syncstatus.ConfigurationStatus
-	16, // [16:16] is the sub-list for method output_type
-	16, // [16:16] is the sub-list for method input_type
-	16, // [16:16] is the sub-list for extension type_name
-	16, // [16:16] is the sub-list for extension extendee
-	0,  // [0:16] is the sub-list for field type_name
+	6,  // 1: syncstatus.ProjectStatus.times:type_name -> syncstatus.Times
+	7,  // 2: syncstatus.ProjectStatus.counts:type_name -> syncstatus.Counts
+	8,  // 3: syncstatus.ProjectStatus.errors:type_name -> syncstatus.FileError
+	10, // 4: syncstatus.ProjectStatus.objects:type_name -> syncstatus.ObjectStatus
+	17, // 5: syncstatus.ProjectStatus.updated_at:type_name -> google.protobuf.Timestamp
+	4,  // 6: syncstatus.ProjectStatus.suspension:type_name -> syncstatus.Suspension
+	5,  // 7: syncstatus.ProjectStatus.held_prune:type_name -> syncstatus.HeldPrune
+	17, // 8: syncstatus.Suspension.at:type_name -> google.protobuf.Timestamp
+	9,  // 9: syncstatus.HeldPrune.objects:type_name -> syncstatus.ObjectID
+	17, // 10: syncstatus.Times.detected_at:type_name -> google.protobuf.Timestamp
+	17, // 11: syncstatus.Times.sent_at:type_name -> google.protobuf.Timestamp
+	17, // 12: syncstatus.Times.applied_at:type_name -> google.protobuf.Timestamp
+	17, // 13: syncstatus.Times.ready_at:type_name -> google.protobuf.Timestamp
+	9,  // 14: syncstatus.ObjectStatus.id:type_name -> syncstatus.ObjectID
+	1,  // 15: syncstatus.ObjectStatus.action:type_name -> syncstatus.Action
+	2,  // 16: syncstatus.ObjectStatus.health:type_name -> syncstatus.Health
+	11, // 17: syncstatus.ObjectStatus.contest:type_name -> syncstatus.Contest
+	12, // 18: syncstatus.Contest.contenders:type_name -> syncstatus.Contender
+	17, // 19: syncstatus.Contest.since:type_name -> google.protobuf.Timestamp
+	9,  // 20: syncstatus.Difference.id:type_name -> syncstatus.ObjectID
+	1,  // 21: syncstatus.Difference.action:type_name -> syncstatus.Action
+	14, // 22: syncstatus.Difference.fields:type_name -> syncstatus.FieldDifference
+	8,  // 23: syncstatus.ConfigurationStatus.error:type_name -> syncstatus.FileError
+	3,  // 24: syncstatus.Update.status:type_name -> syncstatus.ProjectStatus
+	15, // 25: syncstatus.Update.configuration:type_name -> syncstatus.ConfigurationStatus
+	26, // [26:26] is the sub-list for method output_type
+	26, // [26:26] is the sub-list for method input_type
+	26, // [26:26] is the sub-list for extension type_name
+	26, // [26:26] is the sub-list for extension extendee
+	0,  // [0:26] is the sub-list for field type_name
 }
 
 func init() { file_syncstatus_syncstatus_proto_init() }
@@ -1128,7 +1616,7 @@ func file_syncstatus_syncstatus_proto_init() {
 	if File_syncstatus_syncstatus_proto != nil {
 		return
 	}
-	file_syncstatus_syncstatus_proto_msgTypes[7].OneofWrappers = []any{
+	file_syncstatus_syncstatus_proto_msgTypes[13].OneofWrappers = []any{
 		(*Update_Status)(nil),
 		(*Update_RemovedProjectId)(nil),
 		(*Update_Configuration)(nil),
@@ -1139,7 +1627,7 @@ func file_syncstatus_syncstatus_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_syncstatus_syncstatus_proto_rawDesc), len(file_syncstatus_syncstatus_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   8,
+			NumMessages:   14,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
