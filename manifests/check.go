@@ -3,6 +3,7 @@ package manifests
 import (
 	"crypto/sha256"
 	"encoding/json"
+	"fmt"
 	"path"
 	"slices"
 	"strings"
@@ -23,11 +24,11 @@ const maxNameLength = 253
 // object checks an object and notes it, or what is wrong with it. All mistakes of
 // one object are told at once.
 func (f *file) object(o map[string]any, line int) {
-	if isLocalConfig(o) {
+	if isLocalConfig(o) || f.edit != nil && !f.edit(o) {
 		return
 	}
-	if isKustomization(f.result.Path, o) {
-		f.error(mistakef(line, "a kustomization: rendering with Kustomize is not enabled. Commit what kustomize build prints, and leave this file out by the globs"))
+	if hint := renderHint(f.result.Path, o); hint != "" {
+		f.error(mistakef(line, "%s", hint))
 		return
 	}
 	c := &checker{line: line}
@@ -66,13 +67,21 @@ func isLocalConfig(o map[string]any) bool {
 	}
 }
 
-func isKustomization(file string, o map[string]any) bool {
+// renderHint says what to do with a file that is to be rendered rather than applied.
+// Empty: it is no such file.
+func renderHint(file string, o map[string]any) string {
+	name, dir := path.Base(file), path.Dir(file)
 	apiVersion, _ := o["apiVersion"].(string)
-	if strings.HasPrefix(apiVersion, "kustomize.config.k8s.io/") {
-		return true
+	_, dependsOn := o["dependencies"]
+	switch {
+	case strings.HasPrefix(apiVersion, "kustomize.config.k8s.io/"),
+		o["kind"] == nil && (name == "kustomization.yaml" || name == "kustomization.yml"):
+		return fmt.Sprintf("a kustomization: to have it rendered, add \"- kustomize: {path: %s}\" to paths in the agent's configuration; or leave this file out by the globs", dir)
+	case name == "Chart.yaml" && o["kind"] == nil && (o["name"] != nil && o["version"] != nil || dependsOn):
+		return fmt.Sprintf("a Helm chart: to have it rendered, add \"- helm: {chart: %s}\" to paths in the agent's configuration; or leave this directory out by the globs", dir)
+	default:
+		return ""
 	}
-	name := path.Base(file)
-	return o["kind"] == nil && (name == "kustomization.yaml" || name == "kustomization.yml")
 }
 
 // checker gathers the mistakes of one object.

@@ -44,6 +44,10 @@ type file struct {
 	result FileResult
 	limits Limits
 	untold int
+	// edit may be nil.
+	edit Edit
+	// syntaxOnly says that it does not matter what the documents hold.
+	syntaxOnly bool
 }
 
 // newFile makes sure that the path can be told: Git allows any bytes in it, JSON and
@@ -137,7 +141,7 @@ func (f *file) error(err error) {
 
 // document reads a document's object, or the objects of its list.
 func (f *file) document(doc document) {
-	if doc.value == nil {
+	if doc.value == nil || f.syntaxOnly {
 		return
 	}
 	o, ok := doc.value.(map[string]any)

@@ -58,6 +58,16 @@ func TestParseFile_Objects(t *testing.T) {
 		"dashes in a text are no separator":  {data: configMap("a") + "data:\n  x: |\n    ---\n    y\n", want: []string{"1 ConfigMap /a"}},
 		"a document on the separator's line": {data: `--- {apiVersion: v1, kind: ConfigMap, metadata: {name: a}}`, want: []string{"1 ConfigMap /a"}},
 		"Windows line ends":                  {data: strings.ReplaceAll(configMap("a")+"---\n"+configMap("b"), "\n", "\r\n"), want: []string{"1 ConfigMap /a", "6 ConfigMap /b"}},
+		"empty documents, with Windows line ends": {
+			data: "---\r\n---\r\n# a\r\n---\r\n\r\n" + strings.ReplaceAll(configMap("a"), "\n", "\r\n") + "---\r\n...\r\n", want: []string{"6 ConfigMap /a"},
+		},
+		"a byte order mark and Windows line ends": {
+			data: "\xEF\xBB\xBF---\r\n" + strings.ReplaceAll(configMap("a"), "\n", "\r\n"), want: []string{"2 ConfigMap /a"},
+		},
+		"a byte order mark before JSON": {
+			path: "a.json", data: "\xEF\xBB\xBF" + `{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"a"}}`, want: []string{"1 ConfigMap /a"},
+		},
+		"a byte order mark and nothing else": {data: "\xEF\xBB\xBF"},
 		"a byte order mark":                  {data: "\xEF\xBB\xBF" + configMap("a"), want: []string{"1 ConfigMap /a"}},
 		"a namespace":                        {data: configMap("a") + "  namespace: ns\n", want: []string{"1 ConfigMap ns/a"}},
 		"an empty namespace is none":         {data: configMap("a") + "  namespace: \"\"\n", want: []string{"1 ConfigMap /a"}},
@@ -200,11 +210,15 @@ func TestParseFile_Mistakes(t *testing.T) {
 		"a list with a text": {data: "apiVersion: v1\nkind: List\nitems:\n- foo\n", want: []string{`a.yaml:4: an item of the List is not a Kubernetes object but the text "foo"`}},
 		"a kustomization": {
 			data: "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nresources: [a.yaml]\n",
-			want: []string{"a.yaml:1: a kustomization: rendering with Kustomize is not enabled. Commit what kustomize build prints, and leave this file out by the globs"},
+			want: []string{"a.yaml:1: a kustomization: to have it rendered, add \"- kustomize: {path: .}\" to paths in the agent's configuration; or leave this file out by the globs"},
 		},
 		"a kustomization that says so by its name alone": {
 			path: "x/kustomization.yaml", data: "resources: [a.yaml]\n",
-			want: []string{"x/kustomization.yaml:1: a kustomization: rendering with Kustomize is not enabled. Commit what kustomize build prints, and leave this file out by the globs"},
+			want: []string{"x/kustomization.yaml:1: a kustomization: to have it rendered, add \"- kustomize: {path: x}\" to paths in the agent's configuration; or leave this file out by the globs"},
+		},
+		"a Helm chart": {
+			path: "charts/web/Chart.yaml", data: "apiVersion: v2\nname: web\nversion: 1.0.0\n",
+			want: []string{"charts/web/Chart.yaml:1: a Helm chart: to have it rendered, add \"- helm: {chart: charts/web}\" to paths in the agent's configuration; or leave this directory out by the globs"},
 		},
 		"broken JSON":    {path: "a.json", data: "{\n\"a\": 1,\n\"b\" 2}\n", want: []string{`a.json:3: not valid JSON: invalid character '2' after object key`}},
 		"JSON cut short": {path: "a.json", data: "{\n\"a\": {\n", want: []string{`a.json:3: not valid JSON: the file ends in the middle of a value`}},

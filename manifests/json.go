@@ -102,7 +102,8 @@ func (r *jsonReader) value(token json.Token, depth int, top *document) (any, err
 }
 
 func (r *jsonReader) number(s string) (any, error) {
-	if i, err := strconv.ParseInt(s, 10, 64); err == nil {
+	// "-0" is what canonical JSON has for a negative zero: it must read as one again.
+	if i, err := strconv.ParseInt(s, 10, 64); err == nil && s != "-0" {
 		return i, nil
 	}
 	if u, err := strconv.ParseUint(s, 10, 64); err == nil {

@@ -47,3 +47,6 @@ func clip(message string) string {
 	}
 	return toValidUTF8(message[:maxMessage]) + "…"
 }
+
+// Clip cuts a message that may quote a file to the length that mistakes have at most.
+func Clip(message string) string { return clip(toValidUTF8(message)) }

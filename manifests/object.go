@@ -74,7 +74,8 @@ func (e *FileError) Error() string {
 
 // Set is the objects of one commit.
 type Set struct {
-	// Objects, ordered by path and then by line. No two have the same ID.
+	// Objects, ordered by path and then by line; those that were rendered together stand
+	// where the file does that they were rendered from. No two have the same ID.
 	Objects []Object
 	// Errors of the files and documents that could not be read, ordered likewise.
 	Errors []FileError

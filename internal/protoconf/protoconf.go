@@ -1,10 +1,12 @@
 // Package protoconf reads YAML configuration into protobuf messages. Unknown and
 // repeated keys, values of the wrong type and values that break a rule of the
 // schema (buf.validate) are errors that name the file, the line and the key. Anchors,
-// aliases and merge keys are resolved; what they may expand to is bounded.
+// aliases and merge keys are resolved; what they may expand to is bounded. Booleans may be
+// written in any word that YAML 1.1 has for them, as GitLab reads them.
 package protoconf
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"regexp"
@@ -52,6 +54,13 @@ func Unmarshal(path string, data []byte, m proto.Message) (err error) {
 	var doc yaml.Node
 	if err := errors.Join(yaml.Unmarshal(data, &doc), yaml.Unmarshal(data, &anything)); err != nil {
 		return convert(path, err)
+	}
+	if said := booleans(data, &doc, m.ProtoReflect().Descriptor()); !bytes.Equal(said, data) {
+		data = said
+		doc = yaml.Node{}
+		if err := yaml.Unmarshal(data, &doc); err != nil {
+			return convert(path, err)
+		}
 	}
 	text, lines, err := plain(path, data, &doc)
 	if err != nil {
