@@ -35,6 +35,12 @@ type Config struct {
 	KubernetesVersion func(context.Context) string
 	// Observability, unless nil, is where metrics and probes are served. Run closes it.
 	Observability net.Listener
+	// StateDir, unless empty, is a directory of this process's own, in which it keeps
+	// what kas said last, to go on with if it is started while kas is away.
+	StateDir string
+	// Controls keeps what people decide about projects; nil: it is forgotten when the
+	// process ends.
+	Controls ControlStore
 	// ApplyLogging, unless nil, has the log follow the configuration.
 	ApplyLogging func(*agentcfg.Observability)
 
@@ -57,6 +63,8 @@ type Agent struct {
 	conn    *grpc.ClientConn
 	link    *link
 	configs desired.Slot[*configuration]
+	// store is nil without a state directory.
+	store *desired.Store
 	// instanceID tells this process from others of the same agent.
 	instanceID int64
 }
@@ -91,6 +99,11 @@ func New(cfg Config, engine Engine, elector Elector) (*Agent, error) {
 		link:       &link{metrics: metrics},
 		instanceID: int64(binary.BigEndian.Uint64(id[:]) >> 1),
 	}
+	if cfg.StateDir != "" {
+		if a.store, err = openStore(cfg.StateDir, &a.cfg, metrics); err != nil {
+			return nil, err
+		}
+	}
 	if a.conn, err = newConn(&a.cfg); err != nil {
 		return nil, err
 	}
@@ -104,7 +117,21 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 			err = fmt.Errorf("close the connection to kas: %w", closeErr)
 		}
 	}()
+	if a.store != nil {
+		stop := a.keep(ctx)
+		defer stop()
+	}
 	g, ctx := errgroup.WithContext(ctx)
+	if a.store != nil {
+		g.Go(func() error {
+			noticeAbsence(ctx, a.conn, a.link)
+			return nil
+		})
+		g.Go(func() error {
+			a.restore(ctx)
+			return nil
+		})
+	}
 	if a.cfg.Observability != nil {
 		g.Go(func() error {
 			srv := &admin.Server{Gatherer: a.cfg.Registry, Checks: []admin.Check{
@@ -123,6 +150,7 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 			link:         a.link,
 			applyLogging: a.cfg.ApplyLogging,
 			configs:      &a.configs,
+			keep:         a.keepConfiguration,
 			policies:     *a.cfg.reopen,
 		}
 		w.Run(ctx)
@@ -165,14 +193,17 @@ var errOtherAgent = errors.New("the token is now another agent's")
 
 // leadAs leads the agent until ctx ends or the token file makes this another agent.
 func (a *Agent) leadAs(ctx context.Context, agentID int64) error {
-	m := &manager{log: a.cfg.Log, agentID: agentID, configs: &a.configs, work: a.worker()}
+	wants := newWants(a.cfg.Clock)
+	m := &manager{log: a.cfg.Log, agentID: agentID, configs: &a.configs, work: a.worker(wants), configure: wants.configure}
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return a.awaitOther(ctx, agentID) })
 	g.Go(func() error {
-		return a.elector.Lead(ctx, agentID, func(ctx context.Context) {
+		return a.elector.Lead(ctx, agentID, func(ctx context.Context, term int64) {
 			a.metrics.leader.Set(1)
 			defer a.metrics.leader.Set(0)
+			a.enter(agentID, term)
 			a.engine.Forget()
+			wants.reset()
 			m.Run(ctx)
 		})
 	})
@@ -199,7 +230,7 @@ func (a *Agent) awaitOther(ctx context.Context, agentID int64) error {
 }
 
 // worker returns what the manager runs for each project.
-func (a *Agent) worker() func(context.Context, int64, *agentcfg.ManifestProject) {
+func (a *Agent) worker(wants *wants) func(context.Context, int64, *agentcfg.ManifestProject) {
 	shared := workerConfig{
 		log:      a.cfg.Log,
 		client:   agentrpc.NewSyncClient(a.conn),
@@ -209,8 +240,11 @@ func (a *Agent) worker() func(context.Context, int64, *agentcfg.ManifestProject)
 		link:     a.link,
 		metrics:  a.metrics,
 		claims:   newClaims(),
+		wants:    wants,
 		policies: *a.cfg.reopen,
 		limits:   desired.DefaultLimits(),
+		store:    a.store,
+		controls: a.cfg.Controls,
 	}
 	return func(ctx context.Context, agentID int64, project *agentcfg.ManifestProject) {
 		newWorker(shared, agentID, project).Run(ctx)

@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -37,6 +38,7 @@ type rig struct {
 	tokenFile string
 	link      *link
 	probes    string
+	stop      func()
 }
 
 func startAgent(t *testing.T, change func(*Config)) *rig {
@@ -81,10 +83,11 @@ func (r *rig) run(t *testing.T, address string, change func(*Config)) {
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	go func() { ended <- a.Run(ctx) }()
-	t.Cleanup(func() {
+	r.stop = sync.OnceFunc(func() {
 		cancel()
 		require.NoError(t, <-ended)
 	})
+	t.Cleanup(r.stop)
 }
 
 func (r *rig) writeToken(t *testing.T, token string) {

@@ -55,7 +55,7 @@ Several replicas may run: one of them works, the others stand by.`,
 	flags.StringVar(&o.kasAddress, "kas-address", "", "where kas listens for agents: grpcs://HOST:PORT (TLS) or grpc://HOST:PORT (plaintext)")
 	flags.StringVar(&o.tokenFile, "token-file", "", "file that holds the agent's token; it may be replaced while agentk runs")
 	flags.StringVar(&o.caCertFile, "ca-cert-file", "", "file with PEM certificates to trust, beside the system's, when connecting to kas")
-	flags.StringVar(&o.stateDir, "state-dir", "", "directory of this process's own, in which it keeps its identity over restarts")
+	flags.StringVar(&o.stateDir, "state-dir", "", "directory of this process's own, in which it keeps its identity and what kas said last, to heal the cluster also when started while kas is away; it holds Secrets of the repositories")
 	flags.StringVar(&o.observability, "observability-listen-address", "127.0.0.1:8152",
 		"where to serve /metrics, /liveness, /readiness and /debug/pprof; empty: nowhere")
 	o.logging.AddFlags(flags)
@@ -91,6 +91,7 @@ func (o *options) run(ctx context.Context) (err error) {
 	if err != nil {
 		return program.Usage(err)
 	}
+	tuneMemory()
 	levels := newLogLevels(log, level)
 	o.capture(levels)
 	dir, err := openStateDir(o.stateDir)
@@ -121,7 +122,8 @@ func (o *options) run(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	cfg.KubernetesVersion = k.version
+	cfg.StateDir = dir.desired()
+	cfg.KubernetesVersion, cfg.Controls = k.version, k.controls
 	if cfg.Observability, err = listen(ctx, o.observability); err != nil {
 		return err
 	}

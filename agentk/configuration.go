@@ -23,6 +23,8 @@ type configuration struct {
 	agentID  int64
 	commit   string
 	projects []*agentcfg.ManifestProject
+	// restored: it was kept on disk, and kas has not confirmed it.
+	restored bool
 }
 
 // watcher holds the configuration stream open.
@@ -36,7 +38,9 @@ type watcher struct {
 	// applyLogging has the log follow the configuration.
 	applyLogging func(*agentcfg.Observability)
 	configs      *desired.Slot[*configuration]
-	policies     reopenPolicies
+	// keep is told what kas said to the holder of the token.
+	keep     func(token string, response *agentrpc.WatchResponse)
+	policies reopenPolicies
 }
 
 // Run publishes configurations until ctx ends.
@@ -48,14 +52,15 @@ func (w *watcher) Run(ctx context.Context) {
 }
 
 func (w *watcher) open(ctx context.Context) error {
-	if _, err := w.token(); err != nil {
+	token, err := w.token()
+	if err != nil {
 		return fmt.Errorf("%w: %w", errToken, err)
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel() // hangs up
 	held, _, _ := w.configs.Get()
 	request := &agentrpc.WatchRequest{AgentMeta: w.meta(ctx)}
-	if held != nil {
+	if held != nil && !held.restored { // else kas is to say who this is, and all
 		request.CommitId = held.commit
 	}
 	stream, err := w.client.Watch(ctx, request)
@@ -74,15 +79,12 @@ func (w *watcher) open(ctx context.Context) error {
 		}
 		w.link.up()
 		w.take(response)
+		w.keep(token, response)
 	}
 }
 
 func (w *watcher) take(response *agentrpc.WatchResponse) {
-	cfg := &configuration{
-		agentID:  response.GetAgentId(),
-		commit:   response.GetCommitId(),
-		projects: w.usable(response.GetConfiguration().GetGitops().GetManifestProjects()),
-	}
+	cfg := configurationOf(w.log, response)
 	w.log.Info("Configuration received", logging.AgentID(cfg.agentID), zap.String("agent_name", response.GetAgentName()),
 		logging.Commit(cfg.commit), zap.Int("projects", len(cfg.projects)))
 	w.applyLogging(response.GetConfiguration().GetObservability())
@@ -90,17 +92,26 @@ func (w *watcher) take(response *agentrpc.WatchResponse) {
 	w.link.configured()
 }
 
+// configurationOf reads what kas said.
+func configurationOf(log *zap.Logger, response *agentrpc.WatchResponse) *configuration {
+	return &configuration{
+		agentID:  response.GetAgentId(),
+		commit:   response.GetCommitId(),
+		projects: usable(log, response.GetConfiguration().GetGitops().GetManifestProjects()),
+	}
+}
+
 // usable drops what cannot be worked on. kas checks the same, and tells the user.
-func (w *watcher) usable(projects []*agentcfg.ManifestProject) []*agentcfg.ManifestProject {
+func usable(log *zap.Logger, projects []*agentcfg.ManifestProject) []*agentcfg.ManifestProject {
 	seen := map[string]struct{}{}
 	var usable []*agentcfg.ManifestProject
 	for _, p := range projects {
 		if _, twice := seen[p.GetId()]; twice || p.GetId() == "" {
-			w.log.Error("Configuration names a manifest project twice or without an id; ignoring it", logging.Project(p.GetId()))
+			log.Error("Configuration names a manifest project twice or without an id; ignoring it", logging.Project(p.GetId()))
 			continue
 		}
 		if len(usable) == maxProjects {
-			w.log.Error("Configuration names too many manifest projects; ignoring the rest", zap.Int("limit", maxProjects))
+			log.Error("Configuration names too many manifest projects; ignoring the rest", zap.Int("limit", maxProjects))
 			break
 		}
 		seen[p.GetId()] = struct{}{}
@@ -117,26 +128,44 @@ var (
 // link is how the agent stands with kas, for probes and metrics.
 type link struct {
 	metrics *metrics
+	// standing is empty until kas has been reached, or not.
+	standing desired.Slot[standing]
 
 	mu        sync.Mutex
-	connected bool
 	hasConfig bool
-	// why the agent is not connected; nil where nothing is known.
-	why error
+}
+
+// standing says whether the agent is connected, and if not, why.
+type standing struct {
+	connected bool
+	why       error
 }
 
 func (l *link) up() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.connected, l.why = true, nil
+	if now, _, _ := l.standing.Get(); !now.connected {
+		l.standing.Put(standing{connected: true})
+	}
 	l.metrics.connected.Set(1)
+	l.metrics.offline.Set(0)
 }
 
 func (l *link) down(err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.connected, l.why = false, err
+	l.standing.Put(standing{why: err})
 	l.metrics.connected.Set(0)
+	if l.hasConfig {
+		l.metrics.offline.Set(1)
+	}
+}
+
+// unreachable says that kas has not been reached, if nothing else is known.
+func (l *link) unreachable() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.standing.Offer(standing{why: errUnreachable})
 }
 
 // ended counts the end of a stream.
@@ -148,21 +177,27 @@ func (l *link) configured() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.hasConfig = true
+	if now, known, _ := l.standing.Get(); known && !now.connected {
+		l.metrics.offline.Set(1)
+	}
 }
 
 // connectedCheck is a readiness check.
 func (l *link) connectedCheck(context.Context) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	now, _, _ := l.standing.Get()
 	switch {
-	case l.connected:
+	case now.connected:
 		return nil
-	case l.why == nil:
+	case now.why == nil:
 		return errNotConnected
-	case refusal(l.why) != "":
-		return fmt.Errorf("%s: %w", refusal(l.why), l.why)
+	case refusal(now.why) != "":
+		return fmt.Errorf("%s: %w", refusal(now.why), now.why)
+	case l.hasConfig:
+		return fmt.Errorf("%w, healing from what it said last: %w", errNotConnected, now.why)
 	default:
-		return fmt.Errorf("%w: %w", errNotConnected, l.why)
+		return fmt.Errorf("%w: %w", errNotConnected, now.why)
 	}
 }
 

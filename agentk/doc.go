@@ -14,6 +14,8 @@
 //	           the configuration changes.
 //	worker     a connection (receives sets, sends reports, reconnects for ever)
 //	           and a loop (runs the newest set, then watches it).
+//	           Beside them, commands of people are carried out one after another, and
+//	           commits compared with the cluster one at a time.
 //
 // Invariants:
 //   - At most one worker writes for a manifest project, across replicas (the Lease)
@@ -23,5 +25,13 @@
 //     ends after them.
 //   - kas away, or the API server away, ends nothing: everything is retried for
 //     ever, with backoff, and what the cluster holds stays as it is.
+//   - An object that moves from one manifest project to another is handed over: each
+//     worker knows what the others' newest sets want (wants), and none deletes anything
+//     before those are known, or ten seconds have passed.
 //   - The newest set pre-empts the one at work; nothing else is queued.
+//   - What people decide (suspended, deletions approved) is kept in the cluster, and a
+//     project is not touched before it is known.
+//   - With a state directory, an agent that is started while kas is away goes on with
+//     what kas said last to the holder of this token, if nobody else has led since;
+//     nothing is deleted for it. Where kas is there, kas is waited for.
 package agentk

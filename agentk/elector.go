@@ -18,9 +18,10 @@ import (
 // Elector lets one replica of an agent work at a time.
 type Elector interface {
 	// Lead calls work whenever, and as long as, this replica leads the agent; work's
-	// context ends when it no longer does. It returns when ctx has ended and work,
-	// if it was called, has returned.
-	Lead(ctx context.Context, agentID int64, work func(context.Context)) error
+	// context ends when it no longer does. The term grows by one whenever the lead
+	// passes to somebody else, or is given up and taken again. Lead returns when ctx
+	// has ended and work, if it was called, has returned.
+	Lead(ctx context.Context, agentID int64, work func(ctx context.Context, term int64)) error
 }
 
 // LeaseConfig configures an Elector that uses a Lease.
@@ -67,7 +68,7 @@ func NewLeaseElector(cfg LeaseConfig) (Elector, error) {
 }
 
 // Lead implements Elector.
-func (e *leaseElector) Lead(ctx context.Context, agentID int64, work func(context.Context)) error {
+func (e *leaseElector) Lead(ctx context.Context, agentID int64, work func(context.Context, int64)) error {
 	for ctx.Err() == nil {
 		if err := e.term(ctx, agentID, work); err != nil {
 			return err
@@ -77,7 +78,7 @@ func (e *leaseElector) Lead(ctx context.Context, agentID int64, work func(contex
 }
 
 // term waits for the Lease and works until it is lost or ctx ends.
-func (e *leaseElector) term(ctx context.Context, agentID int64, work func(context.Context)) error {
+func (e *leaseElector) term(ctx context.Context, agentID int64, work func(context.Context, int64)) error {
 	started := make(chan context.Context, 1)
 	name := fmt.Sprintf("agentk-%d", agentID)
 	lock := &heldLock{Interface: &resourcelock.LeaseLock{
@@ -126,7 +127,7 @@ func (e *leaseElector) term(ctx context.Context, agentID int64, work func(contex
 		unhook := context.AfterFunc(leading, stop) //nolint:contextcheck // the lease's context, beside ctx
 		defer unhook()
 		lock.working.Store(true)
-		work(workCtx)
+		work(workCtx, lock.term.Load())
 		lock.working.Store(false)
 		if ctx.Err() == nil {
 			e.cfg.Log.Warn("No longer leading: the lease could not be renewed", zap.String("lease", e.cfg.Namespace+"/"+name))
@@ -141,6 +142,17 @@ func (e *leaseElector) term(ctx context.Context, agentID int64, work func(contex
 type heldLock struct {
 	resourcelock.Interface
 	working atomic.Bool
+	// term is the number of transitions at which the Lease was last taken.
+	term atomic.Int64
+}
+
+// Create implements resourcelock.Interface.
+func (l *heldLock) Create(ctx context.Context, record resourcelock.LeaderElectionRecord) error {
+	err := l.Interface.Create(ctx, record)
+	if err == nil {
+		l.term.Store(int64(record.LeaderTransitions))
+	}
+	return err //nolint:wrapcheck // client-go's own
 }
 
 var errWorking = errors.New("work has not ended yet; the lease is left to expire")
@@ -150,5 +162,9 @@ func (l *heldLock) Update(ctx context.Context, record resourcelock.LeaderElectio
 	if record.HolderIdentity == "" && l.working.Load() {
 		return errWorking
 	}
-	return l.Interface.Update(ctx, record) //nolint:wrapcheck // client-go's own
+	err := l.Interface.Update(ctx, record)
+	if err == nil && record.HolderIdentity != "" {
+		l.term.Store(int64(record.LeaderTransitions))
+	}
+	return err //nolint:wrapcheck // client-go's own
 }

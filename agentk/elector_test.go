@@ -40,7 +40,7 @@ func stand(t *testing.T, leases coordinationv1.LeasesGetter, identity string) *c
 		cancel: cancel, ended: make(chan error, 1),
 	}
 	go func() {
-		c.ended <- e.Lead(ctx, 7, func(ctx context.Context) {
+		c.ended <- e.Lead(ctx, 7, func(ctx context.Context, _ int64) {
 			c.leads <- struct{}{}
 			<-ctx.Done()
 			c.told <- struct{}{}

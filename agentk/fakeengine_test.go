@@ -12,15 +12,19 @@ import (
 type fakeEngine struct {
 	// run, unless nil, is asked at every run, which is numbered from 1.
 	run func(ctx context.Context, n int, d gitops.Desired, o gitops.Observer) (gitops.Result, error)
+	// diff, unless nil, answers comparisons.
+	diff func(context.Context, gitops.Desired) ([]gitops.Difference, error)
 	// readiness is sent to the next watches.
 	readiness chan gitops.Readiness
 
-	mu      sync.Mutex
-	runs    []gitops.Desired
-	keys    []string
-	busy    map[string]bool
-	overlap bool
-	watches int
+	mu   sync.Mutex
+	runs []gitops.Desired
+	keys []string
+	// projects of the runs.
+	projects []gitops.Project
+	busy     map[string]bool
+	overlap  bool
+	watches  int
 	// forgotten is how often the engine was told to forget, and runsAtForget how
 	// many runs there had been.
 	forgotten    int
@@ -35,6 +39,7 @@ func (e *fakeEngine) Run(ctx context.Context, p gitops.Project, d gitops.Desired
 	e.mu.Lock()
 	e.runs = append(e.runs, d)
 	e.keys = append(e.keys, p.Key)
+	e.projects = append(e.projects, p)
 	n := len(e.runs)
 	e.overlap = e.overlap || e.busy[p.Key]
 	e.busy[p.Key] = true
@@ -75,6 +80,18 @@ func (e *fakeEngine) Watch(ctx context.Context, _ gitops.Project, _ gitops.Resul
 	}
 }
 
+// Diff says that every object would be created.
+func (e *fakeEngine) Diff(ctx context.Context, _ gitops.Project, d gitops.Desired) ([]gitops.Difference, error) {
+	if e.diff != nil {
+		return e.diff(ctx, d)
+	}
+	var all []gitops.Difference
+	for _, object := range d.Set.Objects {
+		all = append(all, gitops.Difference{ID: object.ID, Action: gitops.ActionCreated, Position: object.Position})
+	}
+	return all, nil
+}
+
 func (e *fakeEngine) Forget() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -95,8 +112,8 @@ func (e *fakeEngine) commits() []string {
 // alwaysLeads is an Elector without others.
 type alwaysLeads struct{}
 
-func (alwaysLeads) Lead(ctx context.Context, _ int64, work func(context.Context)) error {
-	work(ctx)
+func (alwaysLeads) Lead(ctx context.Context, _ int64, work func(context.Context, int64)) error {
+	work(ctx, 1)
 	<-ctx.Done()
 	return nil
 }
@@ -108,8 +125,8 @@ type leadsWhenTold struct {
 	lose chan struct{}
 }
 
-func (l leadsWhenTold) Lead(ctx context.Context, _ int64, work func(context.Context)) error {
-	for {
+func (l leadsWhenTold) Lead(ctx context.Context, _ int64, work func(context.Context, int64)) error {
+	for number := int64(1); ; number++ {
 		select {
 		case <-l.terms:
 		case <-ctx.Done():
@@ -119,7 +136,7 @@ func (l leadsWhenTold) Lead(ctx context.Context, _ int64, work func(context.Cont
 		ended := make(chan struct{})
 		go func() {
 			defer close(ended)
-			work(term)
+			work(term, number)
 		}()
 		select {
 		case <-l.lose:

@@ -44,6 +44,9 @@ type fakeKAS struct {
 	hellos   []*agentrpc.Hello
 	reports  map[string]*agentrpc.Report // newest by project
 	attempts int
+	// results of commands by their IDs, and answers to comparisons.
+	results     map[string]*agentrpc.CommandResult
+	comparisons []*agentrpc.Comparison
 }
 
 func startFakeKAS(t *testing.T, tlsConfig *tls.Config) *fakeKAS {
@@ -51,6 +54,7 @@ func startFakeKAS(t *testing.T, tlsConfig *tls.Config) *fakeKAS {
 	k := &fakeKAS{
 		address: "127.0.0.1:0", tls: tlsConfig, token: "secret",
 		sets: map[string][]*agentrpc.ConnectResponse{}, changed: make(chan struct{}), reports: map[string]*agentrpc.Report{},
+		results: map[string]*agentrpc.CommandResult{},
 	}
 	k.start(t)
 	t.Cleanup(k.stop)
@@ -144,7 +148,14 @@ func (k *fakeKAS) Connect(stream agentrpc.Sync_ConnectServer) error {
 				return
 			}
 			k.mu.Lock()
-			k.reports[project] = m.GetReport()
+			switch m := m.GetMessage().(type) {
+			case *agentrpc.ConnectRequest_Report:
+				k.reports[project] = m.Report
+			case *agentrpc.ConnectRequest_CommandResult:
+				k.results[m.CommandResult.GetId()] = m.CommandResult
+			case *agentrpc.ConnectRequest_Comparison:
+				k.comparisons = append(k.comparisons, m.Comparison)
+			}
 			k.mu.Unlock()
 		}
 	}()

@@ -26,6 +26,9 @@ func openStateDir(path string) (*stateDir, error) {
 		return nil, fmt.Errorf("--state-dir: %w", err)
 	}
 	lock, err := os.OpenFile(filepath.Join(path, "lock"), os.O_RDWR|os.O_CREATE, 0o600)
+	if errors.Is(err, syscall.EROFS) { // nothing can be kept, but what there is can be used
+		lock, err = os.Open(filepath.Join(path, "lock"))
+	}
 	if err != nil {
 		return nil, fmt.Errorf("--state-dir: %w", err)
 	}
@@ -37,6 +40,14 @@ func openStateDir(path string) (*stateDir, error) {
 		return nil, fmt.Errorf("--state-dir: lock %s: %w", path, err)
 	}
 	return &stateDir{path: path, lock: lock}, nil
+}
+
+// desired is where the store is; empty for a nil stateDir.
+func (d *stateDir) desired() string {
+	if d == nil {
+		return ""
+	}
+	return filepath.Join(d.path, "desired")
 }
 
 // Close gives the directory up. A nil stateDir may be closed.
@@ -71,7 +82,11 @@ func identity(podName string, dir *stateDir) (string, error) {
 	}
 	name := newIdentity()
 	temporary := path + ".new"
-	if err := os.WriteFile(temporary, []byte(name+"\n"), 0o600); err != nil {
+	err = os.WriteFile(temporary, []byte(name+"\n"), 0o600)
+	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EROFS) {
+		return name, nil // it is good for this process
+	}
+	if err != nil {
 		return "", fmt.Errorf("--state-dir: %w", err)
 	}
 	if err := os.Rename(temporary, path); err != nil {

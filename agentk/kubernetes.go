@@ -27,6 +27,8 @@ type kubernetes struct {
 	engine  Engine
 	elector Elector
 	version func(context.Context) string
+	// controls are kept beside the inventories.
+	controls ControlStore
 	// Run runs what the engine stands on until its context ends.
 	Run func(context.Context) error
 }
@@ -47,6 +49,10 @@ func newKubernetes(flags *genericclioptions.ConfigFlags, namespace, identity str
 	if err != nil {
 		return nil, err
 	}
+	controls, err := newConfigMapControls(restConfig, namespace)
+	if err != nil {
+		return nil, err
+	}
 	objects, err := cache.New(cache.Config{RESTConfig: restConfig, FieldManager: cluster.FieldManager, Log: cfg.Log})
 	if err != nil {
 		return nil, err
@@ -55,7 +61,7 @@ func newKubernetes(flags *genericclioptions.ConfigFlags, namespace, identity str
 	if err != nil {
 		return nil, err
 	}
-	return &kubernetes{engine: clusterEngine{cluster: c}, elector: elector, version: ask, Run: objects.Run}, nil
+	return &kubernetes{engine: clusterEngine{cluster: c}, elector: elector, version: ask, controls: controls, Run: objects.Run}, nil
 }
 
 var errNoCluster = errors.New("no cluster: give --kubeconfig or KUBECONFIG, or run in a pod")
@@ -115,4 +121,9 @@ func (e clusterEngine) Run(ctx context.Context, p gitops.Project, d gitops.Desir
 // Watch implements Engine.
 func (e clusterEngine) Watch(ctx context.Context, p gitops.Project, r gitops.Result, o gitops.Observer, cfg gitops.WatchConfig) error {
 	return gitops.Watch(ctx, e.cluster, p, r, o, cfg)
+}
+
+// Diff implements Engine.
+func (e clusterEngine) Diff(ctx context.Context, p gitops.Project, d gitops.Desired) ([]gitops.Difference, error) {
+	return gitops.Diff(ctx, e.cluster, p, d)
 }

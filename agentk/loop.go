@@ -14,6 +14,7 @@ import (
 	"github.com/kas-agentk/kas/gitops"
 	"github.com/kas-agentk/kas/internal/logging"
 	"github.com/kas-agentk/kas/internal/retry"
+	"github.com/kas-agentk/kas/inventory"
 )
 
 // Engine makes a cluster hold an object set and watches it: gitops.Run and
@@ -24,6 +25,8 @@ type Engine interface {
 	Forget()
 	Run(context.Context, gitops.Project, gitops.Desired, gitops.Observer) (gitops.Result, error)
 	Watch(context.Context, gitops.Project, gitops.Result, gitops.Observer, gitops.WatchConfig) error
+	// Diff may be called while Run or Watch of the same project is under way.
+	Diff(context.Context, gitops.Project, gitops.Desired) ([]gitops.Difference, error)
 }
 
 // driftQuiet is how long nothing must drift for the next drift to be mended at once.
@@ -35,8 +38,26 @@ type waits struct {
 	outage *backoff.ExponentialBackOff
 	// failures: objects failed, for reasons that may lie outside of the repository.
 	failures *backoff.ExponentialBackOff
-	// drift: somebody changed objects; twice in a row is a quarrel.
+	// drift: somebody changed objects in a way that the watch leaves to a run.
 	drift *backoff.ExponentialBackOff
+	// failing objects of the last run.
+	failing map[inventory.ID]struct{}
+}
+
+// again is how long to wait after a run of which these objects failed. Trying again
+// costs requests for the objects that failed alone. That some have failed for long is
+// no reason for one that fails for the first time to wait as long.
+func (w waits) again(failed []inventory.ID) time.Duration {
+	for _, id := range failed {
+		if _, before := w.failing[id]; !before {
+			w.failures.Reset()
+		}
+	}
+	clear(w.failing)
+	for _, id := range failed {
+		w.failing[id] = struct{}{}
+	}
+	return w.failures.NextBackOff()
 }
 
 func newWaits() waits {
@@ -53,24 +74,27 @@ func newWaits() waits {
 		outage:   exponential(500*time.Millisecond, 5*time.Second),
 		failures: exponential(5*time.Second, 5*time.Minute),
 		drift:    exponential(20*time.Millisecond, 5*time.Minute),
+		failing:  map[inventory.ID]struct{}{},
 	}
 }
 
-// loop syncs the newest set until ctx ends. A newer one pre-empts it.
+// loop syncs the newest set until ctx ends. A newer one pre-empts it, and so does what
+// people decide.
 func (w *worker) loop(ctx context.Context) {
 	for ctx.Err() == nil {
 		set, filled, newer := w.sets.Get()
-		cancelledBy(ctx, newer, func(ctx context.Context) {
+		decided, _, changed := w.control.newest.Get()
+		cancelledBy(ctx, newer, changed, func(ctx context.Context) {
 			if filled {
-				w.sync(ctx, set)
+				w.attend(ctx, set, decided)
 			}
 			<-ctx.Done()
 		})
 	}
 }
 
-// cancelledBy calls f with a context that ends when newer is closed.
-func cancelledBy(ctx context.Context, newer <-chan struct{}, f func(context.Context)) {
+// cancelledBy calls f with a context that ends when one of the channels is closed.
+func cancelledBy(ctx context.Context, newer, changed <-chan struct{}, f func(context.Context)) {
 	ctx, cancel := context.WithCancel(ctx)
 	ended := make(chan struct{})
 	go func() {
@@ -78,6 +102,7 @@ func cancelledBy(ctx context.Context, newer <-chan struct{}, f func(context.Cont
 		defer cancel()
 		select {
 		case <-newer:
+		case <-changed:
 		case <-ctx.Done():
 		}
 	}()
@@ -87,9 +112,9 @@ func cancelledBy(ctx context.Context, newer <-chan struct{}, f func(context.Cont
 }
 
 // sync makes the cluster hold set, and keeps it so, until ctx ends.
-func (w *worker) sync(ctx context.Context, set *desired.Set) {
+func (w *worker) sync(ctx context.Context, set *desired.Set, decided *decision) {
 	log := w.log.With(logging.Commit(set.Commit))
-	project, err := engineProject(inventoryKey(w.agentID, set.ProjectID), w.project)
+	project, err := w.projectFor(set, decided)
 	if err != nil { // kas does not send such a configuration
 		log.Error("Project cannot be synced", zap.Error(err))
 		w.reporter.Refused(err.Error())
@@ -97,10 +122,14 @@ func (w *worker) sync(ctx context.Context, set *desired.Set) {
 	}
 	waits := newWaits()
 	for {
+		news := w.wants.news()
 		result, err := w.run(ctx, log, project, set)
 		if err == nil {
 			waits.outage.Reset()
-			err = w.watch(ctx, log, project, result, waits)
+			if result.Waiting == 0 {
+				news = nil
+			}
+			err = w.watch(ctx, log, project, result, news, waits)
 		}
 		if ctx.Err() != nil {
 			return
@@ -114,6 +143,23 @@ func (w *worker) sync(ctx context.Context, set *desired.Set) {
 			}
 		}
 	}
+}
+
+// projectFor says in the engine's words how to sync a set. decided may be nil.
+func (w *worker) projectFor(set *desired.Set, decided *decision) (gitops.Project, error) {
+	project, err := engineProject(inventoryKey(w.agentID, set.ProjectID), w.project)
+	if err != nil {
+		return gitops.Project{}, err
+	}
+	if set.Restored {
+		project.Prune = false // kas has not confirmed that it is still the newest
+	}
+	if decided != nil && decided.ApprovedCommit == set.Commit {
+		project.Guard.Approved = set.Commit
+	}
+	project.Others = w.wants.others(project.Key)
+	project.Healing = w.healing
+	return project, nil
 }
 
 // run runs the set once and tells the reporter, the log and the metrics.
@@ -145,29 +191,33 @@ func (w *worker) run(ctx context.Context, log *zap.Logger, project gitops.Projec
 	w.metrics.syncs.WithLabelValues(label).Observe(took.Seconds())
 	actions := w.reporter.Actions()
 	w.metrics.countObjects(actions)
+	giveBack(actions[gitops.ActionCreated] + actions[gitops.ActionConfigured])
 	log.Info("Objects applied", append(actionFields(actions), zap.Int("total", result.Total), zap.Int("failed", result.Failed),
 		zap.String("held_back", result.HeldBack), zap.Duration("took", took))...)
 	return result, nil
 }
 
 // watch watches what a run left behind until it is time for another: the end of
-// ctx, some time after objects failed, or when somebody else changed objects.
-func (w *worker) watch(ctx context.Context, log *zap.Logger, project gitops.Project, result gitops.Result, waits waits) error {
+// ctx, some time after objects failed, when another project has news, or when somebody
+// else changed objects.
+func (w *worker) watch(ctx context.Context, log *zap.Logger, project gitops.Project, result gitops.Result, news <-chan struct{}, waits waits) error {
 	ctx, cancel := context.WithCancel(ctx)
 	var again time.Duration
-	if result.Failed > 0 {
-		again = waits.failures.NextBackOff()
-		log.Info("Objects failed, trying them again", zap.Int("failed", result.Failed), zap.Duration("wait", again))
+	if result.Failed > 0 || result.Waiting > 0 {
+		again = waits.again(result.FailedIDs)
+		log.Info("Objects failed or wait, trying them again", zap.Int("failed", result.Failed),
+			zap.Int("waiting", result.Waiting), zap.Duration("wait", again))
 	} else {
 		waits.failures.Reset()
+		clear(waits.failing)
 	}
 	began := w.clock.Now()
-	drifted := make(chan struct{}, 1)
+	drifted, served := make(chan struct{}, 1), make(chan struct{}, 1)
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
 		defer cancel()
-		w.awaitReason(ctx, log, again, drifted, began, waits)
+		w.awaitReason(ctx, log, again, drifted, served, news, began, waits)
 	}()
 	defer func() {
 		cancel()
@@ -178,14 +228,15 @@ func (w *worker) watch(ctx context.Context, log *zap.Logger, project gitops.Proj
 		return nil
 	}
 	err := w.engine.Watch(ctx, project, result, w.reporter, gitops.WatchConfig{
-		Clock: w.clock,
+		Clock:    w.clock,
+		OnHealed: func(s gitops.ObjectStatus) { logHealed(log, s) },
 		OnReadiness: func(r gitops.Readiness) {
 			w.reporter.Health(r.Ready, r.Late)
 			if len(r.Drifted) > 0 {
-				select {
-				case drifted <- struct{}{}:
-				default:
-				}
+				poke(drifted)
+			}
+			if r.Retry {
+				poke(served)
 			}
 		},
 	})
@@ -197,7 +248,7 @@ func (w *worker) watch(ctx context.Context, log *zap.Logger, project gitops.Proj
 
 // awaitReason returns when there is a reason to run the set again. again is zero
 // where time alone is none.
-func (w *worker) awaitReason(ctx context.Context, log *zap.Logger, again time.Duration, drifted <-chan struct{}, began time.Time, waits waits) {
+func (w *worker) awaitReason(ctx context.Context, log *zap.Logger, again time.Duration, drifted, served, news <-chan struct{}, began time.Time, waits waits) {
 	var retryFailed <-chan time.Time
 	if again > 0 {
 		timer := w.clock.NewTimer(again)
@@ -207,13 +258,41 @@ func (w *worker) awaitReason(ctx context.Context, log *zap.Logger, again time.Du
 	select {
 	case <-ctx.Done():
 	case <-retryFailed:
+	case <-news:
+	case <-served:
+		log.Info("A kind that was missing is served by now")
 	case <-drifted:
 		if w.clock.Since(began) > driftQuiet {
 			waits.drift.Reset()
 		}
 		wait := waits.drift.NextBackOff()
-		log.Info("Objects were changed by somebody else, mending them", zap.Duration("wait", wait))
+		log.Info("Objects were changed by somebody else, running the set again", zap.Duration("wait", wait))
 		_ = w.sleep(ctx, wait) // its only error is the end of ctx
+	}
+}
+
+// logHealed tells of an object that somebody else had changed.
+func logHealed(log *zap.Logger, s gitops.ObjectStatus) {
+	fields := []zap.Field{
+		zap.String("kind", s.ID.GroupKind.String()), zap.String("namespace", s.ID.Namespace), zap.String("name", s.ID.Name),
+	}
+	if s.Contest == nil {
+		log.Info("Object was changed by somebody else, healed", fields...)
+		return
+	}
+	managers := make([]string, len(s.Contest.Contenders))
+	for i, c := range s.Contest.Contenders {
+		managers[i] = c.Manager
+	}
+	log.Warn("Object is changed by somebody else again and again, healed", append(fields,
+		zap.Strings("managers", managers), zap.Int("heals", s.Contest.Heals))...)
+}
+
+// poke fills a channel that has room for one.
+func poke(c chan<- struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
 	}
 }
 

@@ -18,6 +18,8 @@ type manager struct {
 	// not the manager's.
 	agentID int64
 	configs *desired.Slot[*configuration]
+	// configure, unless nil, is told of the projects before they are worked on.
+	configure func([]*agentcfg.ManifestProject)
 	// work syncs one project until its context ends.
 	work func(ctx context.Context, agentID int64, project *agentcfg.ManifestProject)
 }
@@ -49,6 +51,9 @@ func (m *manager) Run(ctx context.Context) {
 // reconcile makes workers match cfg. A worker whose project changed has ended before
 // its successor starts.
 func (m *manager) reconcile(ctx context.Context, workers map[string]*running, cfg *configuration) {
+	if m.configure != nil {
+		m.configure(cfg.projects)
+	}
 	wanted := make(map[string]*agentcfg.ManifestProject, len(cfg.projects))
 	for _, p := range cfg.projects {
 		wanted[p.GetId()] = p

@@ -9,6 +9,8 @@ import (
 // metrics of the agent.
 type metrics struct {
 	connected    prometheus.Gauge
+	offline      prometheus.Gauge
+	stateWrites  *prometheus.CounterVec
 	leader       prometheus.Gauge
 	streamsEnded *prometheus.CounterVec
 	syncs        *prometheus.HistogramVec
@@ -22,6 +24,14 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 			Name: "agentk_kas_connected",
 			Help: "1 while kas serves this agent's configuration stream, else 0.",
 		}),
+		offline: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "agentk_offline",
+			Help: "1 while kas is away and this agent goes on with what it said last, else 0.",
+		}),
+		stateWrites: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "agentk_state_writes_total",
+			Help: "Files written to --state-dir, by result (ok, error).",
+		}, []string{"result"}),
 		leader: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "agentk_leader",
 			Help: "1 while this replica holds the agent's lease, else 0.",
@@ -44,7 +54,7 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 			Help: "When a project's objects were last all applied, in seconds since 1970.",
 		}, []string{"project"}),
 	}
-	for _, c := range []prometheus.Collector{m.connected, m.leader, m.streamsEnded, m.syncs, m.objects, m.lastApplied} {
+	for _, c := range []prometheus.Collector{m.connected, m.offline, m.stateWrites, m.leader, m.streamsEnded, m.syncs, m.objects, m.lastApplied} {
 		if err := reg.Register(c); err != nil {
 			return nil, err //nolint:wrapcheck // New says that it is about metrics
 		}

@@ -12,6 +12,7 @@ import (
 	"go.uber.org/zap/zaptest/observer"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"github.com/kas-agentk/kas/api/agentcfg"
 	"github.com/kas-agentk/kas/gitops"
@@ -111,6 +112,7 @@ func TestEngineProject_DefaultsAreTheSchemas(t *testing.T) {
 	require.Equal(t, gitops.Project{
 		Key: "5-10", DefaultNamespace: "default", Prune: true, Policy: inventory.PolicyMustMatch,
 		Propagation: "Foreground", ReconcileTimeout: time.Hour, PruneTimeout: time.Hour,
+		Guard: gitops.Guard{MinObjects: 10, MaxPercent: 50},
 	}, p)
 }
 
@@ -124,7 +126,19 @@ func TestEngineProject_TakesWhatIsConfigured(t *testing.T) {
 	require.Equal(t, gitops.Project{
 		Key: "5-10", DefaultNamespace: "ns", AllowEmpty: true, Policy: inventory.PolicyAdoptAll, DryRun: gitops.DryRunClient,
 		Propagation: "Orphan", ReconcileTimeout: time.Minute, PruneTimeout: time.Second,
+		Guard: gitops.Guard{MinObjects: 10, MaxPercent: 50},
 	}, p)
+	p, err = engineProject("5-10", &agentcfg.ManifestProject{
+		Id: "a", Atomic: true, HealthChecks: []*agentcfg.HealthCheck{{Kind: "Widget", Current: "true"}},
+		IgnoreFields: []*agentcfg.IgnoreFields{{Group: "apps", Kind: "Deployment", Fields: []string{"/spec/replicas"}}},
+	})
+	require.NoError(t, err)
+	require.True(t, p.Atomic)
+	require.Equal(t, []gitops.IgnoreRule{{Group: "apps", Kind: "Deployment", Fields: []string{"/spec/replicas"}}}, p.Ignore)
+	_, _, ok := p.Health.Judge(&unstructured.Unstructured{Object: map[string]any{"apiVersion": "v1", "kind": "Widget"}})
+	require.True(t, ok)
+	_, err = engineProject("5-10", &agentcfg.ManifestProject{Id: "a", HealthChecks: []*agentcfg.HealthCheck{{Kind: "Widget", Current: "tru"}}})
+	require.ErrorContains(t, err, "health_checks[0].current")
 	_, err = engineProject("5-10", &agentcfg.ManifestProject{Id: "a", InventoryPolicy: "mine"})
 	require.ErrorContains(t, err, `inventory_policy: unknown value "mine"`)
 }

@@ -8,6 +8,7 @@ import (
 
 	"github.com/kas-agentk/kas/api/agentcfg"
 	"github.com/kas-agentk/kas/gitops"
+	"github.com/kas-agentk/kas/gitops/celhealth"
 	"github.com/kas-agentk/kas/inventory"
 )
 
@@ -24,16 +25,19 @@ func inventoryKey(agentID, projectID int64) string {
 func engineProject(key string, p *agentcfg.ManifestProject) (gitops.Project, error) {
 	project := gitops.Project{
 		Key:              key,
-		DefaultNamespace: p.GetDefaultNamespace(),
+		DefaultNamespace: defaultNamespace(p),
 		Prune:            p.Prune == nil || p.GetPrune(),
 		AllowEmpty:       p.GetAllowEmpty(),
+		Atomic:           p.GetAtomic(),
 		ReconcileTimeout: timeout(p.GetReconcileTimeout()),
 		PruneTimeout:     timeout(p.GetPruneTimeout()),
-	}
-	if project.DefaultNamespace == "" {
-		project.DefaultNamespace = "default"
+		Guard:            guard(p.GetPruneGuard()),
+		Ignore:           ignoreRules(p.GetIgnoreFields()),
 	}
 	var err error
+	if project.Health, err = healthRules(p.GetHealthChecks()); err != nil {
+		return gitops.Project{}, err
+	}
 	if project.Policy, err = pick("inventory_policy", p.GetInventoryPolicy(), map[string]inventory.Policy{
 		"":                      inventory.PolicyMustMatch,
 		"must_match":            inventory.PolicyMustMatch,
@@ -59,6 +63,55 @@ func engineProject(key string, p *agentcfg.ManifestProject) (gitops.Project, err
 		return gitops.Project{}, err
 	}
 	return project, nil
+}
+
+// healthRules compiles the checks; no checks are no rules.
+func healthRules(checks []*agentcfg.HealthCheck) (gitops.HealthRules, error) {
+	if len(checks) == 0 {
+		return nil, nil //nolint:nilnil // the engine's word for none
+	}
+	list := make([]celhealth.Check, len(checks))
+	for i, c := range checks {
+		list[i] = celhealth.Check{
+			Group: c.GetGroup(), Kind: c.GetKind(),
+			Failed: c.GetFailed(), InProgress: c.GetInProgress(), Current: c.GetCurrent(),
+		}
+	}
+	rules, err := celhealth.New(list)
+	if err != nil {
+		return nil, fmt.Errorf("health checks: %w", err)
+	}
+	return rules, nil
+}
+
+func ignoreRules(fields []*agentcfg.IgnoreFields) []gitops.IgnoreRule {
+	if len(fields) == 0 {
+		return nil
+	}
+	var rules []gitops.IgnoreRule
+	for _, f := range fields {
+		rules = append(rules, gitops.IgnoreRule{
+			Group: f.GetGroup(), Kind: f.GetKind(), Namespace: f.GetNamespace(), Name: f.GetName(), Fields: f.GetFields(),
+		})
+	}
+	return rules
+}
+
+// Defaults of prune_guard.
+const (
+	defaultGuardObjects = 10
+	defaultGuardPercent = 50
+)
+
+func guard(g *agentcfg.PruneGuard) gitops.Guard {
+	out := gitops.Guard{MinObjects: defaultGuardObjects, MaxPercent: defaultGuardPercent, Approved: g.GetApprovedCommit()}
+	if g != nil && g.MinObjects != nil {
+		out.MinObjects = max(1, int(g.GetMinObjects())) // the engine's 0 is no guard
+	}
+	if g != nil && g.MaxPercent != nil {
+		out.MaxPercent = int(g.GetMaxPercent())
+	}
+	return out
 }
 
 func pick[T any](name, value string, from map[string]T) (T, error) {

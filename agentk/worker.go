@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"sync"
+	"time"
 
 	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
@@ -15,6 +16,7 @@ import (
 	"github.com/kas-agentk/kas/agentk/report"
 	"github.com/kas-agentk/kas/api/agentcfg"
 	"github.com/kas-agentk/kas/api/agentrpc"
+	"github.com/kas-agentk/kas/gitops"
 	"github.com/kas-agentk/kas/internal/logging"
 )
 
@@ -31,8 +33,13 @@ type workerConfig struct {
 	link     *link
 	metrics  *metrics
 	claims   *claims
+	wants    *wants
 	policies reopenPolicies
 	limits   desired.Limits
+	// store is nil without a state directory.
+	store *desired.Store
+	// controls keeps what people decide; nil: it is forgotten.
+	controls ControlStore
 }
 
 // worker syncs one manifest project. It lives as long as the project's
@@ -43,6 +50,11 @@ type worker struct {
 	project  *agentcfg.ManifestProject
 	receiver *desired.Receiver
 	reporter *report.Reporter
+	control  *control
+	// healing is what the engine remembers of objects that others keep changing.
+	healing *gitops.Healing
+	// since is when the worker began to follow the project.
+	since time.Time
 	// sets is between the connection, which fills it, and the loop.
 	sets desired.Slot[*desired.Set]
 	// key of the inventory that the connection has claimed; empty: none.
@@ -51,19 +63,27 @@ type worker struct {
 
 func newWorker(cfg workerConfig, agentID int64, project *agentcfg.ManifestProject) *worker {
 	cfg.log = cfg.log.With(logging.Project(project.GetId()))
+	if cfg.wants == nil {
+		cfg.wants = newWants(cfg.clock)
+	}
 	return &worker{
 		workerConfig: cfg,
 		agentID:      agentID,
 		project:      project,
 		receiver:     desired.NewReceiver(cfg.limits),
 		reporter:     report.New(report.Config{Clock: cfg.clock}),
+		control:      newControl(cfg.controls),
+		healing:      gitops.NewHealing(),
+		since:        cfg.clock.Now(),
 	}
 }
 
 // Run syncs until ctx ends.
 func (w *worker) Run(ctx context.Context) {
 	defer w.metrics.lastApplied.DeleteLabelValues(w.project.GetId())
+	restored := w.restore()
 	var wg sync.WaitGroup
+	wg.Go(func() { w.offer(ctx, restored) })
 	wg.Go(func() {
 		keepOpen(ctx, w.log, w.policies, w.connect, func(err error) { w.link.ended("sync", err) })
 	})
@@ -91,11 +111,12 @@ func (w *worker) connect(ctx context.Context) error {
 	if err != nil && !errors.Is(err, io.EOF) { // EOF: the reason comes with Recv
 		return fmt.Errorf("sync stream: %w", err)
 	}
-	g.Go(func() error { return w.receive(stream) })
+	c := newConversation(stream)
+	g.Go(func() error { return w.receive(c) })
+	g.Go(func() error { w.obeyAll(ctx, c); return nil })
+	g.Go(func() error { w.compareAll(ctx, c); return nil })
 	g.Go(func() error {
-		err := w.reporter.Stream(ctx, func(r *agentrpc.Report) error {
-			return stream.Send(&agentrpc.ConnectRequest{Message: &agentrpc.ConnectRequest_Report{Report: r}})
-		})
+		err := w.reporter.Stream(ctx, c.report)
 		if errors.Is(err, io.EOF) {
 			return nil
 		}
@@ -104,15 +125,23 @@ func (w *worker) connect(ctx context.Context) error {
 	return g.Wait()
 }
 
-// receive hands sets on to the loop until the stream ends.
-func (w *worker) receive(stream agentrpc.Sync_ConnectClient) error {
+// receive hands on sets and commands until the stream ends.
+func (w *worker) receive(c *conversation) error {
 	for {
-		msg, err := stream.Recv()
+		msg, err := c.stream.Recv()
 		if err != nil {
 			return fmt.Errorf("sync stream: %w", err)
 		}
+		if command := msg.GetCommand(); command != nil {
+			c.command(command)
+			continue
+		}
 		set, err := w.receiver.Receive(msg)
-		if err == nil && set != nil {
+		switch {
+		case err != nil || set == nil:
+		case set.ComparisonID != "":
+			c.comparisons.Put(set)
+		default:
 			err = w.accept(set)
 		}
 		if err != nil {
@@ -134,12 +163,16 @@ func (w *worker) accept(set *desired.Set) error {
 		w.key = key
 	}
 	w.reporter.Refused("")
+	w.wants.put(w.project.GetId(), key, set)
 	if current, filled, _ := w.sets.Get(); filled && current.Same(set) {
 		return nil
 	}
 	w.log.Info("Object set received", logging.Commit(set.Commit), zap.String("ref", set.Ref),
 		zap.Int("objects", len(set.Set.Objects)), zap.Int("errors", len(set.Set.Errors)), zap.Bool("complete", set.Set.Complete))
 	w.sets.Put(set)
+	if w.store != nil {
+		w.store.KeepSet(w.agentID, w.project, set)
+	}
 	return nil
 }
 

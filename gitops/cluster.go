@@ -2,7 +2,6 @@ package gitops
 
 import (
 	"context"
-	"errors"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -34,19 +33,28 @@ type Cluster interface {
 	// called. changed must not block.
 	Notify(kinds []schema.GroupKind, changed func(inventory.ID)) (stop func())
 
+	// Read asks the API server for an object as it is now, all of it. Where there is
+	// none, the error says so and wraps none of this package's. An empty version
+	// stands for whichever is served.
+	Read(ctx context.Context, id inventory.ID, version string) (*unstructured.Unstructured, error)
 	// Apply creates or changes an object and returns it as it is then.
 	Apply(ctx context.Context, a Apply) (Live, error)
+	// Contenders returns who, besides us, owns fields of the live object that the
+	// manifest sets and that we do not own any more. None where it is gone.
+	Contenders(ctx context.Context, id inventory.ID, manifest []byte) ([]Contender, error)
 	// Remove deletes an object or lets it go. An object that is not there is no
-	// error. Deletion may only have begun when it returns.
+	// error; one that somebody else has taken over since it was seen is left alone,
+	// with an error that wraps ErrTakenOver. Deletion may only have begun when it
+	// returns.
 	Remove(ctx context.Context, r Remove) error
+	// Occupants returns what would be lost with a Namespace or CRD beyond what ours
+	// is true for: the objects in the one, the instances of the other. What
+	// Kubernetes itself puts into every namespace, and what belongs to a controller,
+	// does not count. At most MaxOccupants are returned, sorted; more says that
+	// there are others. An error means that it cannot be told. ours may be called by
+	// several goroutines.
+	Occupants(ctx context.Context, id inventory.ID, ours func(inventory.ID) bool) (ids []inventory.ID, more bool, err error)
 }
-
-// ErrUnavailable is wrapped by a Cluster's errors when the API server cannot be
-// reached at all, or does not answer.
-var ErrUnavailable = errors.New("the API server cannot be reached")
-
-// ErrNotServed is wrapped by Kind.Err when the API server does not know the kind.
-var ErrNotServed = errors.New("kind is not served")
 
 // Kind is how the API server serves one kind.
 type Kind struct {
@@ -54,6 +62,10 @@ type Kind struct {
 	Namespaced bool
 	// Err says why objects of the kind can be neither seen nor applied.
 	Err error
+	// Gone says of a kind that is not served that nothing defines it any more, so
+	// that its objects are gone as well. It is only found out for kinds that are
+	// looked for without a version.
+	Gone bool
 }
 
 // Live is an object as the cluster has it.
@@ -78,6 +90,9 @@ type Apply struct {
 	Version string
 	// JSON of the object, complete with namespace and owning inventory.
 	JSON []byte
+	// Yield are JSON pointers to fields that are left out where the object exists
+	// and somebody else owns them, and we do not.
+	Yield []string
 	// DryRun: the API server checks all and persists nothing.
 	DryRun bool
 }
@@ -88,6 +103,9 @@ type Remove struct {
 	// UID that the object must still have; another object of that name is left
 	// alone.
 	UID types.UID
+	// ResourceVersion at which it was seen, and Owner that it had. If it has changed
+	// since, it is removed only if it still has that owner.
+	ResourceVersion, Owner string
 	// Propagation is "Foreground", "Background" or "Orphan".
 	Propagation string
 	// Detach: do not delete, but remove the mark of the owning inventory.

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -26,28 +27,39 @@ import (
 
 const owner = "1-2"
 
-var errRefused = errors.New("refused by an admission webhook")
+var (
+	errRefused = errors.New("refused by an admission webhook")
+	errAbsent  = errors.New("not found")
+)
 
 // world is what outlives a process: objects and stored inventories.
 type world struct {
 	mu      sync.Mutex
 	objects map[inventory.ID]gitops.Live
 	// shards of inventories by name.
-	shards  map[string]inventory.Shard
-	version int
+	shards map[string]inventory.Shard
+	// inventories that the shards are of, by name.
+	inventories map[string]string
+	version     int
 	// kinds that are served, true: namespaced.
 	kinds map[schema.GroupKind]bool
 	// refused names are refused by the API server.
 	refused map[string]bool
+	// contenders for the fields of objects, by their names.
+	contenders map[string][]gitops.Contender
 	// lingering kinds keep their objects, marked as being deleted.
 	lingering map[string]bool
-	listeners map[int]func(inventory.ID)
+	// occupants of namespaces and CRDs, and why they cannot be told, by name.
+	occupants  map[string][]inventory.ID
+	unknowable map[string]error
+	listeners  map[int]func(inventory.ID)
 }
 
 func newWorld() *world {
 	return &world{
-		objects: map[inventory.ID]gitops.Live{}, shards: map[string]inventory.Shard{},
-		refused: map[string]bool{}, lingering: map[string]bool{}, listeners: map[int]func(inventory.ID){},
+		objects: map[inventory.ID]gitops.Live{}, shards: map[string]inventory.Shard{}, inventories: map[string]string{},
+		refused: map[string]bool{}, lingering: map[string]bool{},
+		occupants: map[string][]inventory.ID{}, unknowable: map[string]error{}, listeners: map[int]func(inventory.ID){},
 		kinds: map[schema.GroupKind]bool{
 			{Kind: "ConfigMap"}: true, {Kind: "Secret"}: true, {Kind: "Namespace"}: false,
 			{Group: "apps", Kind: "Deployment"}:                               true,
@@ -62,6 +74,10 @@ type fakeCluster struct {
 	*world
 	fault func(call string) error
 	calls []string
+	// salt makes the trace that an apply leaves another one.
+	salt []byte
+	// yielded fields of the last apply of each name.
+	yielded map[string][]string
 	// inv as this process remembers it.
 	inv *inventory.Inventory
 }
@@ -109,18 +125,21 @@ func (f *fakeCluster) Save(ctx context.Context, inv *inventory.Inventory) error 
 }
 
 // List and Put make the world an inventory.Storage.
-func (w *world) List(context.Context, string) ([]inventory.Shard, error) {
+func (w *world) List(_ context.Context, id string) ([]inventory.Shard, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	var out []inventory.Shard
 	for _, s := range w.shards {
+		if w.inventories[s.Name] != id {
+			continue
+		}
 		s.Data = maps.Clone(s.Data)
 		out = append(out, s)
 	}
 	return out, nil
 }
 
-func (w *world) Put(_ context.Context, _ string, s inventory.Shard) (string, error) {
+func (w *world) Put(_ context.Context, id string, s inventory.Shard) (string, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.shards[s.Name].ResourceVersion != s.ResourceVersion {
@@ -128,7 +147,7 @@ func (w *world) Put(_ context.Context, _ string, s inventory.Shard) (string, err
 	}
 	w.version++
 	s.ResourceVersion, s.Data = strconv.Itoa(w.version), maps.Clone(s.Data)
-	w.shards[s.Name] = s
+	w.shards[s.Name], w.inventories[s.Name] = s, id
 	return s.ResourceVersion, nil
 }
 
@@ -169,20 +188,51 @@ func (w *world) Notify(_ []schema.GroupKind, changed func(inventory.ID)) func() 
 	}
 }
 
+func (f *fakeCluster) Read(_ context.Context, id inventory.ID, _ string) (*unstructured.Unstructured, error) {
+	var u *unstructured.Unstructured
+	err := f.around("read "+id.Name, func() error {
+		live, ok := f.Live(id)
+		if !ok {
+			return errAbsent
+		}
+		u = live.Object.DeepCopy()
+		u.SetUID(live.UID)
+		u.SetResourceVersion(live.ResourceVersion)
+		return nil
+	})
+	return u, err
+}
+
 func (f *fakeCluster) Apply(_ context.Context, a gitops.Apply) (gitops.Live, error) {
 	var live gitops.Live
 	err := f.around("apply "+a.ID.Name, func() error {
-		if f.refused[a.ID.Name] {
+		f.mu.Lock()
+		if f.yielded == nil {
+			f.yielded = map[string][]string{}
+		}
+		f.yielded[a.ID.Name] = a.Yield
+		refused := f.refused[a.ID.Name]
+		f.mu.Unlock()
+		if refused {
 			return errRefused
 		}
 		u := &unstructured.Unstructured{}
 		if err := u.UnmarshalJSON(a.JSON); err != nil {
 			return err
 		}
-		live = f.put(u, inventory.Short(sha256.Sum256(a.JSON)), a.DryRun)
+		live = f.put(u, inventory.Short(sha256.Sum256(slices.Concat(a.JSON, f.salt))), a.DryRun)
 		return nil
 	})
 	return live, err
+}
+
+// Contenders are those that the test named.
+func (f *fakeCluster) Contenders(_ context.Context, id inventory.ID, _ []byte) (others []gitops.Contender, err error) {
+	err = f.around("contenders "+id.Name, func() error {
+		others = f.contenders[id.Name]
+		return nil
+	})
+	return others, err
 }
 
 // put changes an object as if by an apply, and serves what a CRD defines.
@@ -227,6 +277,9 @@ func (f *fakeCluster) Remove(_ context.Context, r gitops.Remove) error {
 		live, ok := f.objects[r.ID]
 		switch {
 		case !ok || live.UID != r.UID || r.DryRun:
+		case live.ResourceVersion != r.ResourceVersion && live.Owner != r.Owner:
+			f.mu.Unlock()
+			return gitops.ErrTakenOver
 		case r.Detach:
 			live.Owner = ""
 			f.objects[r.ID] = live
@@ -244,6 +297,19 @@ func (f *fakeCluster) Remove(_ context.Context, r gitops.Remove) error {
 		f.changed(r.ID)
 		return nil
 	})
+}
+
+func (f *fakeCluster) Occupants(_ context.Context, id inventory.ID, ours func(inventory.ID) bool) ([]inventory.ID, bool, error) {
+	var ids []inventory.ID
+	err := f.around("occupants "+id.Name, func() error {
+		for _, o := range f.occupants[id.Name] {
+			if _, exists := f.Live(o); exists && !ours(o) {
+				ids = append(ids, o)
+			}
+		}
+		return f.unknowable[id.Name]
+	})
+	return ids, false, err
 }
 
 // remove takes an object away behind the engine's back.

@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/utils/clock"
 
 	"github.com/kas-agentk/kas/inventory"
@@ -43,17 +44,22 @@ type Project struct {
 	Health HealthRules
 	// Others knows what the agent's other projects want; nil: there are none.
 	Others Others
+	// Healing is what one Run or Watch of the project remembers for the next of
+	// objects that somebody else keeps changing; nil: nothing.
+	Healing *Healing
 	// Clock for timeouts; nil: the real one.
 	Clock clock.Clock
 	// Parallel is how many requests are in flight at a time; zero: DefaultParallel.
 	Parallel int
 }
 
-// DefaultParallel is close to where a small API server takes no more.
-const DefaultParallel = 48
+// DefaultParallel is close to where a small API server takes no more. Where one takes
+// less, it says so, and a run sends less.
+const DefaultParallel = 64
 
 // Guard stops a run before it deletes at least MinObjects objects that are more than
-// MaxPercent of the inventory. A MaxPercent of 100 stops nothing.
+// MaxPercent of the inventory. A MinObjects of zero, or a MaxPercent of 100, stops
+// nothing.
 type Guard struct {
 	MinObjects, MaxPercent int
 	// Approved is the commit whose deletions a person has approved of.
@@ -84,6 +90,10 @@ type Others interface {
 	// Released says that the inventory belongs to another project of this agent,
 	// whose newest set is known and does not hold the object any more.
 	Released(inventoryID string, id inventory.ID) bool
+	// Settled says that the newest sets of all other projects are known, or have
+	// been waited for long enough. Nothing is deleted until then, for another
+	// project may want it.
+	Settled() bool
 }
 
 // DryRun says whether a run changes the cluster.
@@ -172,6 +182,13 @@ type Observer interface {
 	Removed(inventory.ID)
 }
 
+// TroubleObserver is an Observer that also wants to hear what slows a whole run down.
+type TroubleObserver interface {
+	Observer
+	// Trouble is called with an empty message once it is over.
+	Trouble(message string)
+}
+
 // Result is how a run ended. Watch takes it.
 type Result struct {
 	// Objects that the set asks for.
@@ -182,15 +199,24 @@ type Result struct {
 	// that the API server refused. All are worth another Run later, without a new
 	// commit.
 	Failed int
+	// FailedIDs are the objects that Failed counts.
+	FailedIDs []inventory.ID
 	// HeldBack says why something was not pruned although it left the repository,
 	// and what to do about it. Empty: nothing was held back.
 	HeldBack string
 	// Held are the objects that wait for a person to approve of their deletion
 	// (Guard.Approved set to the commit), in the order of their IDs.
 	Held []inventory.ID
+	// Waiting objects wait for something outside of the commit: for another project
+	// of the agent to let go of them or to take them over, or for what keeps a
+	// namespace or a CRD from being deleted to go. They are worth another Run when
+	// Project.Others has news, and now and then.
+	Waiting int
 
 	// watched is what Watch looks after, in the order of the set.
 	watched []watched
+	// unserved kinds that objects need.
+	unserved []schema.GroupVersionKind
 }
 
 // Readiness sums up the health of what a run applied.
@@ -202,8 +228,13 @@ type Readiness struct {
 	// Late objects are not ready although Project.ReconcileTimeout (for pruned
 	// ones PruneTimeout) has passed since Watch began. In the order of the set.
 	Late []inventory.ID
-	// Drifted objects no longer show our ownership as the run left it: somebody
-	// changed, took over or deleted them. So do those that the policy forbade to
-	// touch and that have gone, or changed hands, since. Another Run puts them right.
+	// Drifted objects need another Run, because Watch cannot put them right by
+	// itself: those that somebody else took over; those that the policy forbade to
+	// touch and that have gone, or changed hands, since, for they must be recorded
+	// first; and those whose healing the API server refused, for it may take what
+	// else the set holds, or tries and waits as only a Run has them.
 	Drifted []inventory.ID
+	// Retry: a kind that the run missed is served by now, because somebody has made
+	// its CRD. Another Run is worth while at once.
+	Retry bool
 }

@@ -8,6 +8,16 @@ import (
 	"github.com/kas-agentk/kas/inventory"
 )
 
+// health judges a live object by the project's own rules, or else by kstatus.
+func (p *Project) health(id inventory.ID, live Live, exists bool) (Health, string) {
+	if p.Health != nil && exists && live.Object != nil && live.Object.GetDeletionTimestamp() == nil {
+		if health, message, ok := p.Health.Judge(live.Object); ok {
+			return health, message
+		}
+	}
+	return HealthOf(id, live, exists)
+}
+
 // HealthOf judges a live object by the rules of kstatus. The message says why an
 // object is not current.
 func HealthOf(id inventory.ID, live Live, exists bool) (Health, string) {

@@ -45,10 +45,18 @@ func versionOf(o *manifests.Object) string {
 // payload is what is sent to the API server: the manifest with the namespace that
 // it has in the cluster and the mark of its owner.
 func payload(o *manifests.Object, id inventory.ID, owner string) ([]byte, error) {
+	if data, ok := spliced(o.JSON, id.Namespace, owner); ok {
+		return data, nil
+	}
 	u, err := o.Unstructured()
 	if err != nil {
 		return nil, err
 	}
+	return marked(u, id, owner)
+}
+
+// marked is payload of an object that is already decoded. It changes it.
+func marked(u *unstructured.Unstructured, id inventory.ID, owner string) ([]byte, error) {
 	if id.Namespace == "" {
 		unstructured.RemoveNestedField(u.Object, "metadata", "namespace")
 	} else {

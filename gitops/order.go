@@ -2,6 +2,7 @@ package gitops
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -21,29 +22,22 @@ var (
 
 func isDefinition(id inventory.ID) bool { return id.GroupKind == definitionKind }
 
-// order reads the depends-on annotations and fails the objects that cannot be
-// ordered.
+// order reads the annotations that say what comes before what, depends-on and
+// apply-time-mutation, and fails the objects that cannot be ordered.
 func (pl *planner) order(steps []Step) {
 	deps := map[inventory.ID][]inventory.ID{}
 	for i := range steps {
 		step := &steps[i]
-		if step.Status.Action != ActionPending || !bytes.Contains(step.Object.JSON, []byte(dependson.Annotation)) {
+		if step.Status.Action != ActionPending {
 			continue
 		}
-		needs, err := dependencies(step.Object)
-		if err != nil {
+		if err := pl.needs(step); err != nil {
 			fail(step, err.Error())
 			continue
 		}
-		if len(needs) == 0 {
-			continue
+		if len(step.Needs) > 0 {
+			deps[step.Status.ID] = step.Needs
 		}
-		if missing, ok := firstMissing(needs, pl.wanted); ok {
-			fail(step, fmt.Sprintf("%s names %s, which this project does not hold", dependson.Annotation, describe(missing)))
-			continue
-		}
-		step.Needs = needs
-		deps[step.Status.ID] = needs
 	}
 	if len(deps) == 0 {
 		return
@@ -78,8 +72,35 @@ func (pl *planner) withNamespaces(steps []Step, deps map[inventory.ID][]inventor
 	}
 }
 
+// errNotHeld marks a dependency that the set does not hold.
+var errNotHeld = errors.New("which this project does not hold")
+
+// needs finds out what comes before a step's object.
+func (pl *planner) needs(step *Step) error {
+	needs, err := dependencies(step.Object)
+	if err != nil {
+		return err
+	}
+	if missing, ok := firstMissing(needs, pl.wanted); ok {
+		return fmt.Errorf("%s names %s, %w", dependson.Annotation, describe(missing), errNotHeld)
+	}
+	if step.subs, err = pl.substitutions(step); err != nil {
+		return err
+	}
+	for _, source := range sourcesOf(step.subs, pl.wanted) {
+		if !slices.Contains(needs, source) {
+			needs = append(needs, source)
+		}
+	}
+	step.Needs = needs
+	return nil
+}
+
 // dependencies parses an object's depends-on annotation.
 func dependencies(o *manifests.Object) ([]inventory.ID, error) {
+	if !bytes.Contains(o.JSON, []byte(dependson.Annotation)) {
+		return nil, nil
+	}
 	u, err := o.Unstructured()
 	if err != nil {
 		return nil, err

@@ -34,6 +34,11 @@ type Steps struct {
 	// Gone are inventory entries whose objects do not exist any more or belong to
 	// somebody else: to be forgotten.
 	Gone []inventory.ID
+	// Held are objects that the guard holds: to be marked in the inventory, so that
+	// they stay held whatever later commits add. See Result as well.
+	Held []inventory.ID
+	// Waiting: see Result.
+	Waiting int
 	// Unserved kinds of the set, that CRDs of the set define.
 	Unserved []schema.GroupVersionKind
 	// HeldBack: see Result.
@@ -56,6 +61,14 @@ type Step struct {
 	seen bool
 	// foreign: the policy forbids to touch the live object.
 	foreign bool
+	// optOut is what of the object is left to others.
+	optOut optOut
+	// subs are values that come from other objects.
+	subs []substitution
+	// lacks is a kind that the object needs and that is not served; nil: none.
+	lacks *schema.GroupVersionKind
+	// note says what the run did or would do, where the action does not tell.
+	note string
 }
 
 // exists says that there is a live object.
@@ -63,6 +76,7 @@ func (s *Step) exists() bool { return s.Before.UID != "" }
 
 // KindsOf lists the kinds that Plan must know.
 func KindsOf(d Desired, inv *inventory.Inventory) []schema.GroupVersionKind {
+	d = Applicable(d)
 	seen := map[schema.GroupVersionKind]struct{}{}
 	var kinds []schema.GroupVersionKind
 	add := func(k schema.GroupVersionKind) {
@@ -74,6 +88,9 @@ func KindsOf(d Desired, inv *inventory.Inventory) []schema.GroupVersionKind {
 	for i := range d.Set.Objects {
 		o := &d.Set.Objects[i]
 		add(o.ID.GroupKind.WithVersion(versionOf(o)))
+		for _, gvk := range sourceKinds(o) {
+			add(gvk)
+		}
 	}
 	for id := range inv.All() {
 		add(id.GroupKind.WithVersion(""))
@@ -84,15 +101,14 @@ func KindsOf(d Desired, inv *inventory.Inventory) []schema.GroupVersionKind {
 // Plan decides what brings the cluster from s to d. It asks nobody and changes
 // nothing, and what it returns depends on its arguments alone.
 func Plan(p Project, d Desired, s State) Steps {
+	d = Applicable(d)
 	pl := planner{p: p, s: s, wanted: make(map[inventory.ID]int, len(d.Set.Objects))}
 	steps := pl.identify(d.Set.Objects)
 	pl.order(steps)
+	pl.judgeAll(steps)
 	var applies []Step
 	for i := range steps {
 		step := &steps[i]
-		if step.Status.Action == ActionPending {
-			pl.judge(step)
-		}
 		switch {
 		case step.Status.Action != ActionPending:
 			pl.out.Verdicts = append(pl.out.Verdicts, *step)
@@ -146,6 +162,10 @@ func (pl *planner) identify(objects []manifests.Object) []Step {
 			continue
 		}
 		pl.wanted[id] = i
+		var err error
+		if step.optOut, err = optOutOf(pl.p.Ignore, id, o); err != nil {
+			fail(step, err.Error())
+		}
 	}
 	return steps
 }
@@ -170,10 +190,7 @@ func (pl *planner) resolve(step *Step) bool {
 		return true
 	}
 	if errors.Is(kind.Err, ErrNotServed) {
-		if pl.unserved == nil {
-			pl.unserved = map[schema.GroupVersionKind]struct{}{}
-		}
-		pl.unserved[gvk] = struct{}{}
+		pl.lacks(step, gvk)
 		fail(step, fmt.Sprintf("no matches for kind %q in version %q: is its CRD missing?", gvk.Kind, gvk.GroupVersion()))
 	} else {
 		fail(step, kind.Err.Error())
@@ -192,6 +209,15 @@ func (pl *planner) resolve(step *Step) bool {
 	return false
 }
 
+// lacks notes that a step needs a kind that is not served.
+func (pl *planner) lacks(step *Step, gvk schema.GroupVersionKind) {
+	if pl.unserved == nil {
+		pl.unserved = map[schema.GroupVersionKind]struct{}{}
+	}
+	pl.unserved[gvk] = struct{}{}
+	step.lacks = &gvk
+}
+
 func (pl *planner) namespace() string {
 	if pl.p.DefaultNamespace == "" {
 		return "default"
@@ -203,23 +229,22 @@ func (pl *planner) namespace() string {
 func (pl *planner) judge(step *Step) {
 	id := step.Status.ID
 	live, exists := pl.s.Live(id)
-	if !exists {
-		return
-	}
 	step.Before = live
-	owner := pl.s.Inventory.ID()
-	if live.Owner != owner {
-		if message := refusal(pl.p.Policy, live.Owner); message != "" {
+	entry, recorded := pl.s.Inventory.Get(id)
+	if exists && live.Owner != pl.s.Inventory.ID() && (!recorded || !orphaned(live)) {
+		if message := refusal(pl.p.Policy, live.Owner); message != "" && !pl.p.released(id, live.Owner) {
 			step.Status.Action, step.Status.Message, step.foreign = ActionSkipped, message, true
-			step.Status.Health, _ = HealthOf(id, live, true)
+			step.Status.Health, _ = pl.p.health(id, live, true)
+			if live.Owner != "" && pl.p.Others != nil {
+				pl.out.Waiting++
+			}
 		}
 		return
 	}
-	entry, recorded := pl.s.Inventory.Get(id)
-	if recorded && entry.Digest == inventory.Short(step.Object.Digest) &&
-		!entry.Ownership.IsZero() && entry.Ownership == live.Ownership {
+	digest, known := digestOf(step.Object, step.subs, pl.s.Live)
+	if recorded && known && entry.Digest == withFields(digest, step.optOut.fields) && pl.leave(step, entry, exists) {
 		step.Status.Action = ActionUnchanged
-		step.Status.Health, step.Status.Message = HealthOf(id, live, true)
+		step.Status.Health, step.Status.Message = pl.p.health(id, live, exists)
 	}
 }
 

@@ -3,6 +3,7 @@ package gitops
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"github.com/kas-agentk/kas/inventory"
 )
@@ -11,6 +12,7 @@ import (
 // The package comment says which errors it returns. A Result comes with an error as
 // far as the run got.
 func Run(ctx context.Context, c Cluster, p Project, d Desired, o Observer) (Result, error) {
+	d = Applicable(d)
 	inv, err := c.Load(ctx, p.Key)
 	if err != nil {
 		return Result{}, ended(ctx, fmt.Errorf("read the inventory: %w", err))
@@ -49,13 +51,22 @@ type run struct {
 	order []inventory.ID
 	// status of each object, as the observer was last told.
 	status map[inventory.ID]*watched
+	// deletions are the objects that the plan has the run delete.
+	deletions map[inventory.ID]struct{}
 	// lost: the inventory could not be saved, so that inv is of no more use.
 	lost bool
+	// limit of requests in flight; nil: nothing was sent yet.
+	limit *limit
+	// troubled is what the observer was last told of what slows the run down.
+	troubled string
 }
 
 func (r *run) all(ctx context.Context) error {
 	steps, err := r.plan(ctx)
 	if err != nil {
+		return err
+	}
+	if ok, err := r.agreed(ctx, &steps); err != nil || !ok {
 		return err
 	}
 	if len(steps.Definitions) > 0 && r.project.DryRun == DryRunNone {
@@ -85,13 +96,15 @@ func (r *run) plan(ctx context.Context) (Steps, error) {
 	if err != nil {
 		return Steps{}, fmt.Errorf("find out what the API server serves: %w", err)
 	}
-	return Plan(r.project, r.desired, State{Inventory: r.inv, Kinds: kinds, Live: r.cluster.Live}), nil
+	steps := Plan(r.project, r.desired, State{Inventory: r.inv, Kinds: kinds, Live: r.cluster.Live})
+	r.flag(&steps)
+	return steps, nil
 }
 
 // execute carries out everything; definitions that are still to be applied have
 // failed, or this is a dry run.
 func (r *run) execute(ctx context.Context, steps Steps) error {
-	r.result.HeldBack = steps.HeldBack
+	r.result.HeldBack, r.result.Held, r.result.Waiting = steps.HeldBack, steps.Held, steps.Waiting
 	for i := range steps.Verdicts {
 		r.tell(&steps.Verdicts[i])
 	}
@@ -131,8 +144,13 @@ func (r *run) prune(ctx context.Context, steps Steps) error {
 	if err := r.save(ctx); err != nil {
 		return err
 	}
+	r.deletions = deletionsOf(steps.Prune)
 	for _, wave := range steps.Prune {
-		if err := r.wave(ctx, wave); err != nil {
+		vacant, err := r.vacant(ctx, wave)
+		if err != nil {
+			return err
+		}
+		if err := r.wave(ctx, vacant); err != nil {
 			return err
 		}
 	}
@@ -182,10 +200,11 @@ func (r *run) tell(s *Step) {
 	}
 	w.status, w.seen, w.leaving, w.uid = s.Status, s.seen, s.Object == nil, s.Before.UID
 	w.foreign, w.owner = s.foreign, s.Before.Owner
-	w.ownership = inventory.Hash{}
+	w.object, w.optOut, w.subs, w.note, w.lacks = s.Object, s.optOut, s.subs, s.note, s.lacks
+	w.digest, w.ownership = inventory.Hash{}, inventory.Hash{}
 	if s.Object != nil && applied(s.Status.Action) {
 		entry, _ := r.inv.Get(s.Status.ID)
-		w.ownership = entry.Ownership
+		w.digest, w.ownership = entry.Digest, entry.Ownership
 	}
 	r.observer.Object(s.Status)
 }
@@ -207,9 +226,14 @@ func (r *run) finish() {
 		}
 		if w.status.Action == ActionFailed || w.status.Action == ActionSkipped && !w.leaving && r.project.DryRun == DryRunNone {
 			r.result.Failed++
+			r.result.FailedIDs = append(r.result.FailedIDs, id)
+		}
+		if w.lacks != nil && !slices.Contains(r.result.unserved, *w.lacks) {
+			r.result.unserved = append(r.result.unserved, *w.lacks)
 		}
 		r.result.watched = append(r.result.watched, *w)
 	}
+	slices.SortFunc(r.result.Held, compareIDs)
 }
 
 // applied says that the cluster holds the object as the set asks.

@@ -14,6 +14,9 @@ import (
 const (
 	// servedTimeout is how long an accepted CRD may take to be served.
 	servedTimeout = 20 * time.Second
+	// firstServedPause is how long after the first question about that the second
+	// comes.
+	firstServedPause = 25 * time.Millisecond
 	// goneTimeout is how long a deletion may take to show in what Live returns: gone
 	// or being deleted.
 	goneTimeout = 5 * time.Second
@@ -70,7 +73,7 @@ func clockOf(c clock.Clock) clock.Clock {
 // awaitServed waits until the API server serves the kinds that CRDs of the set
 // define. A CRD that is not accepted is not waited for.
 func (r *run) awaitServed(ctx context.Context, kinds []schema.GroupVersionKind) error {
-	return r.await(ctx, []schema.GroupKind{definitionKind}, servedTimeout, 25*time.Millisecond, func() (bool, error) {
+	return r.await(ctx, []schema.GroupKind{definitionKind}, servedTimeout, firstServedPause, func() (bool, error) {
 		found, err := r.cluster.Resolve(ctx, kinds)
 		if err != nil {
 			return false, fmt.Errorf("wait for CRDs to be served: %w", err)
@@ -100,7 +103,7 @@ func (r *run) definitionsPending() bool {
 		if !ok {
 			continue
 		}
-		if health, _ := HealthOf(id, live, ok); health != HealthFailed {
+		if health, _ := r.project.health(id, live, ok); health != HealthFailed {
 			return true
 		}
 	}
@@ -134,7 +137,7 @@ func (r *run) awaitNeeds(ctx context.Context, wave []Step) error {
 				continue
 			}
 			live, ok := r.cluster.Live(id)
-			if health, _ := HealthOf(id, live, ok); health == HealthCurrent || health == HealthFailed {
+			if health, _ := r.project.health(id, live, ok); health == HealthCurrent || health == HealthFailed {
 				delete(needs, id)
 			}
 		}
@@ -150,7 +153,7 @@ func (r *run) ready(s *Step) bool {
 			message = "which could not be applied"
 		} else if r.project.DryRun == DryRunNone {
 			live, ok := r.cluster.Live(id)
-			if health, why := HealthOf(id, live, ok); health != HealthCurrent {
+			if health, why := r.project.health(id, live, ok); health != HealthCurrent {
 				message = "which is not healthy: " + why
 			}
 		}

@@ -2,7 +2,6 @@ package gitops
 
 import (
 	"context"
-	"fmt"
 	"slices"
 	"sync"
 	"time"
@@ -12,11 +11,8 @@ import (
 	"k8s.io/utils/clock"
 
 	"github.com/kas-agentk/kas/inventory"
+	"github.com/kas-agentk/kas/manifests"
 )
-
-// forgetEvery is how long deletions that have ended gather before the inventory is
-// written, unless they were the last: the garbage collector takes a while for many.
-const forgetEvery = time.Second
 
 // WatchConfig is what Watch needs beyond the run's own.
 type WatchConfig struct {
@@ -25,6 +21,9 @@ type WatchConfig struct {
 	// OnReadiness, unless nil, is called once when Watch has looked at everything
 	// and then at every change. It must not block.
 	OnReadiness func(Readiness)
+	// OnHealed, unless nil, is called for every object that was put right. It must
+	// not block.
+	OnHealed func(ObjectStatus)
 }
 
 // watched is an object that Watch looks after.
@@ -39,8 +38,24 @@ type watched struct {
 	// foreign: the policy forbade to touch the live object, which was owner's.
 	foreign bool
 	owner   string
-	// ownership as the run left it; zero where the run did not apply the object.
-	ownership inventory.Hash
+	// object of the set; nil: it is not part of it. Shared.
+	object *manifests.Object
+	optOut optOut
+	subs   []substitution
+	// lacks is a kind that the object needs and that is not served; nil: none.
+	lacks *schema.GroupVersionKind
+	// note of the run, shown while there is nothing else to say.
+	note string
+	// digest that is on record, and ownership as the run or the last heal left it;
+	// zero where the run did not apply the object.
+	digest, ownership inventory.Hash
+	// refused: the API server refused to have it healed. tries were put off until
+	// notBefore.
+	refused   bool
+	tries     int
+	notBefore time.Time
+	// resourceVersion that health is of, and the health's own message.
+	resourceVersion, why string
 }
 
 // counts says that readiness waits for the object.
@@ -48,19 +63,25 @@ func (w *watched) counts() bool {
 	return w.seen && (applied(w.status.Action) || w.status.Action == ActionPruning)
 }
 
-// Watch follows the objects of a run until ctx ends: it tells the Observer of every
-// change of health, and of pruned objects that are gone, which it also takes off
-// the inventory. It returns nil when ctx has ended, and an error when the inventory
-// could not be read or saved; then it is Run's turn again.
+// Watch follows the objects of a run until ctx ends. It tells the Observer of every
+// change of health, and of pruned objects that are gone, which it also takes off the
+// inventory. Objects that somebody else changed or deleted it applies again, each at
+// once and for itself, and those that are changed again and again ever more slowly
+// (see Contest); that they show another ownership then is recorded within a second.
+// A Result is good for one Watch.
+// It returns nil when ctx has ended, and an error when the inventory could not be
+// read or saved or the API server cannot be reached; then it is Run's turn again.
 func Watch(ctx context.Context, c Cluster, p Project, r Result, o Observer, cfg WatchConfig) error {
 	if cfg.Clock == nil {
 		cfg.Clock = clockOf(p.Clock)
 	}
 	w := &watcher{
-		cluster: c, project: p, observer: o, tell: cfg.OnReadiness,
-		objects: slices.Clone(r.watched), index: make(map[inventory.ID]int, len(r.watched)),
-		unready: map[int]struct{}{}, drifted: map[int]struct{}{},
+		cluster: c, project: p, observer: o, tell: cfg.OnReadiness, onHealed: cfg.OnHealed, clock: cfg.Clock,
+		objects: r.watched, index: make(map[inventory.ID]int, len(r.watched)), takers: map[inventory.ID][]int{},
+		unready: map[int]struct{}{}, rerun: map[int]struct{}{},
 		dirty: map[int]struct{}{}, wake: make(chan struct{}, 1),
+		healer: newHealer(p.Healing, p.parallel()), pending: newPending(), writes: make(chan written, 1),
+		served: make(chan struct{}, 1),
 	}
 	kinds := w.indexObjects()
 	stop := c.Notify(kinds, w.changed)
@@ -69,30 +90,61 @@ func Watch(ctx context.Context, c Cluster, p Project, r Result, o Observer, cfg 
 		w.dirtyOne(i)
 	}
 	w.poke() // also where there is no object
-	return w.loop(ctx, cfg.Clock)
+	stopAwaiting := w.awaitKinds(ctx, r.unserved)
+	defer stopAwaiting()
+	err := w.loop(ctx)
+	if endErr := w.end(ctx); err == nil {
+		err = endErr
+	}
+	if ctx.Err() != nil {
+		return nil // the next Run finds out by itself
+	}
+	return err
 }
 
-// watcher is the state of one Watch. The cluster's goroutines call changed;
-// all else is Watch's own.
+// parallel is how many requests may be in flight.
+func (p *Project) parallel() int {
+	if p.Parallel <= 0 {
+		return DefaultParallel
+	}
+	return p.Parallel
+}
+
+// watcher is the state of one Watch. The cluster's goroutines call changed; requests
+// are in goroutines of their own, which use none of this; all else is Watch's own.
 type watcher struct {
 	cluster  Cluster
 	project  Project
 	observer Observer
 	tell     func(Readiness)
+	onHealed func(ObjectStatus)
+	clock    clock.Clock
 
 	objects []watched
 	// index of an object; not changed any more once notifications come.
 	index map[inventory.ID]int
-	// unready and drifted objects, by index.
-	unready, drifted map[int]struct{}
-	// leaving is how many objects are being deleted, and gone those that are gone
+	// takers of values from an object, by its ID; not changed any more, either.
+	takers map[inventory.ID][]int
+	// unready objects, and those that need another Run, by index.
+	unready, rerun map[int]struct{}
+	// leaving is how many objects are being deleted, and removing how many are gone
 	// and still on the inventory.
-	leaving int
-	gone    []inventory.ID
+	leaving, removing int
+	healer            *healer
+	// pending is to be written to the inventory, as soon as what is being written is.
+	pending pending
+	writing bool
+	writes  chan written
 	// told is the readiness that was last told; nil: none.
 	told *Readiness
+	// served hears when a kind is served that the run missed; retry: one is.
+	served chan struct{}
+	retry  bool
 	// appliesLate and prunesLate: the timeout has passed.
 	appliesLate, prunesLate bool
+	// again fires when something that waits is due; next is when.
+	again clock.Timer
+	next  time.Time
 
 	wake chan struct{}
 	mu   sync.Mutex
@@ -113,9 +165,15 @@ func (w *watcher) indexObjects() []schema.GroupKind {
 		if w.objects[i].status.Action == ActionPruning {
 			w.leaving++
 		}
-		if _, ok := seen[id.GroupKind]; !ok {
-			seen[id.GroupKind] = struct{}{}
-			kinds = append(kinds, id.GroupKind)
+		for _, of := range w.objects[i].kinds() {
+			if _, ok := seen[of]; !ok {
+				seen[of] = struct{}{}
+				kinds = append(kinds, of)
+			}
+		}
+		for k := range w.objects[i].subs {
+			source := w.objects[i].subs[k].source
+			w.takers[source] = append(w.takers[source], i)
 		}
 	}
 	return kinds
@@ -124,6 +182,10 @@ func (w *watcher) indexObjects() []schema.GroupKind {
 // changed is called by the cluster.
 func (w *watcher) changed(id inventory.ID) {
 	if i, ok := w.index[id]; ok {
+		w.dirtyOne(i)
+		w.poke()
+	}
+	for _, i := range w.takers[id] {
 		w.dirtyOne(i)
 		w.poke()
 	}
@@ -155,16 +217,19 @@ func (w *watcher) take() []int {
 	return dirty
 }
 
-func (w *watcher) loop(ctx context.Context, clk clock.Clock) error {
-	reconcile, stopReconcile := timer(clk, w.project.ReconcileTimeout)
+func (w *watcher) loop(ctx context.Context) error {
+	reconcile, stopReconcile := timer(w.clock, w.project.ReconcileTimeout)
 	defer stopReconcile()
-	prune, stopPrune := timer(clk, w.project.PruneTimeout)
+	prune, stopPrune := timer(w.clock, w.project.PruneTimeout)
 	defer stopPrune()
 	var gather <-chan time.Time
 	stopGather := func() bool { return false }
 	defer func() { stopGather() }()
+	w.again = w.clock.NewTimer(healingTick)
+	defer w.again.Stop()
 	for {
-		forget := false
+		var err error
+		record := false
 		select {
 		case <-ctx.Done():
 			return nil
@@ -172,28 +237,48 @@ func (w *watcher) loop(ctx context.Context, clk clock.Clock) error {
 			w.appliesLate = true
 		case <-prune:
 			w.prunesLate = true
+		case <-w.served:
+			w.retry = true
 		case <-w.wake:
 			for _, i := range w.take() {
-				if w.look(&w.objects[i], i) {
-					w.gone = append(w.gone, w.objects[i].status.ID)
-					w.leaving--
-				}
+				w.look(&w.objects[i], i)
 			}
-			if len(w.gone) > 0 && gather == nil {
-				gather, stopGather = timer(clk, forgetEvery)
-			}
+		case got := <-w.healer.results:
+			err = w.settle(got)
+		case <-w.again.C():
+			w.next = time.Time{}
+			w.wakeAt(w.due())
+		case got := <-w.writes:
+			err = w.wrote(got)
 		case <-gather:
-			forget = true
+			record, gather = true, nil
 		}
-		if forget || len(w.gone) > 0 && w.leaving == 0 {
-			stopGather()
-			gather = nil
-			if err := w.forget(ctx); err != nil && ctx.Err() == nil {
-				return err
-			}
+		if err != nil {
+			return err
 		}
+		if record || len(w.pending.gone) > 0 && w.leaving == 0 {
+			w.write(ctx)
+		}
+		if gather == nil && !w.pending.empty() {
+			gather, stopGather = timer(w.clock, recordEvery)
+		}
+		w.dispatch(ctx)
 		w.sum()
 	}
+}
+
+// healingTick is the shortest wait for something to be due, so that many of them
+// cost no more than few.
+const healingTick = 20 * time.Millisecond
+
+// wakeAt has the loop see what is due at t; zero: there is nothing to wait for.
+func (w *watcher) wakeAt(t time.Time) {
+	if t.IsZero() || !w.next.IsZero() && !t.Before(w.next) {
+		return
+	}
+	w.next = t
+	w.again.Stop()
+	w.again.Reset(max(healingTick, t.Sub(w.clock.Now())))
 }
 
 // timer that never fires where d is zero.
@@ -205,11 +290,11 @@ func timer(clk clock.Clock, d time.Duration) (<-chan time.Time, func() bool) {
 	return t.C(), t.Stop
 }
 
-// look brings one object's status up to date. It returns true if a pruned object is
-// gone.
-func (w *watcher) look(obj *watched, i int) bool {
+// look brings one object's status up to date, and sees to it that it is healed where
+// that is due.
+func (w *watcher) look(obj *watched, i int) {
 	if !obj.seen {
-		return false
+		return
 	}
 	id := obj.status.ID
 	live, exists := w.cluster.Live(id)
@@ -218,22 +303,64 @@ func (w *watcher) look(obj *watched, i int) bool {
 		delete(w.unready, i)
 		obj.status.Action, obj.status.Health, obj.status.Message = ActionPruned, HealthNotFound, ""
 		w.observer.Object(obj.status)
-		return true
+		w.pending.gone = append(w.pending.gone, id)
+		w.removing++
+		w.leaving--
+		return
 	}
 	before := obj.status
-	health, message := HealthOf(id, live, exists)
-	obj.status.Health = health
+	w.examine(obj, live, exists)
+	v := w.judge(obj, live, exists)
 	if obj.status.Action != ActionFailed && obj.status.Action != ActionSkipped {
-		obj.status.Message = message
+		obj.status.Message = w.remark(obj, v, exists)
 	}
 	if obj.status != before {
 		w.observer.Object(obj.status)
 	}
-	note(w.unready, i, obj.counts() && (health != HealthCurrent || obj.leaving))
-	note(w.drifted, i, obj.foreign && (!exists || live.Owner != obj.owner) ||
-		applied(obj.status.Action) &&
-			(!exists || live.Owner != w.project.Key || live.Ownership != obj.ownership))
-	return false
+	note(w.unready, i, obj.counts() && (obj.status.Health != HealthCurrent || obj.leaving) && (exists || v != toIgnore))
+	w.drifted(i, v)
+	if id.GroupKind == namespaceKind && exists && !beingDeleted(live) {
+		w.release(id.Name)
+	}
+}
+
+// examine computes the health of an object that has changed since the last time.
+func (w *watcher) examine(obj *watched, live Live, exists bool) {
+	if exists && live.Object != nil && live.ResourceVersion != "" && live.ResourceVersion == obj.resourceVersion {
+		return
+	}
+	obj.resourceVersion = ""
+	if exists && live.Object != nil {
+		obj.resourceVersion = live.ResourceVersion
+	}
+	obj.status.Health, obj.why = w.project.health(obj.status.ID, live, exists)
+}
+
+// remark is what there is to say about an object that is applied, or on its way out.
+func (w *watcher) remark(obj *watched, v verdict, exists bool) string {
+	message := obj.why
+	add := func(text string) {
+		if message != "" {
+			text = message + "; " + text
+		}
+		message = text
+	}
+	if v == toIgnore {
+		what := "changed"
+		if !exists {
+			message, what = "", "deleted"
+		}
+		add("somebody has " + what + " the object, which is left at that: its annotation " + DriftAnnotation + " says " + driftIgnore)
+	}
+	if obj.object != nil && obj.status.Contest != nil {
+		if q := w.healer.memory.of(obj.status.ID, obj.object.Digest); q.contest != nil {
+			add(q.message())
+		}
+	}
+	if message == "" && applied(obj.status.Action) {
+		return obj.note
+	}
+	return message
 }
 
 func note(set map[int]struct{}, i int, in bool) {
@@ -244,40 +371,18 @@ func note(set map[int]struct{}, i int, in bool) {
 	}
 }
 
-// forget takes pruned objects that are gone off the inventory.
-func (w *watcher) forget(ctx context.Context) error {
-	gone := w.gone
-	w.gone = nil
-	inv, err := w.cluster.Load(ctx, w.project.Key)
-	if err != nil {
-		return fmt.Errorf("read the inventory: %w", err)
-	}
-	for _, id := range gone {
-		inv.Delete(id)
-	}
-	detached, cancel := detach(ctx)
-	defer cancel()
-	if err := w.cluster.Save(detached, inv); err != nil {
-		return fmt.Errorf("write the inventory: %w", err)
-	}
-	for _, id := range gone {
-		w.observer.Removed(id)
-	}
-	return nil
-}
-
 // sum tells the readiness if it has changed.
 func (w *watcher) sum() {
 	if w.tell == nil {
 		return
 	}
-	now := Readiness{Ready: len(w.unready) == 0, Drifted: w.list(w.drifted, func(*watched) bool { return true })}
+	now := Readiness{Ready: len(w.unready) == 0 && w.removing == 0, Retry: w.retry, Drifted: w.list(w.rerun, func(*watched) bool { return true })}
 	if w.appliesLate || w.prunesLate {
 		now.Late = w.list(w.unready, func(obj *watched) bool {
 			return obj.leaving && w.prunesLate || !obj.leaving && w.appliesLate
 		})
 	}
-	if w.told != nil && w.told.Ready == now.Ready &&
+	if w.told != nil && w.told.Ready == now.Ready && w.told.Retry == now.Retry &&
 		slices.Equal(w.told.Late, now.Late) && slices.Equal(w.told.Drifted, now.Drifted) {
 		return
 	}

@@ -3,6 +3,7 @@ package gitops_test
 import (
 	"context"
 	"fmt"
+	"sync"
 	"testing"
 	"time"
 
@@ -16,24 +17,37 @@ import (
 
 // watching is a Watch that runs until the test ends.
 type watching struct {
-	clock *testclock.FakeClock
-	told  chan gitops.Readiness
+	clock  *testclock.FakeClock
+	told   chan gitops.Readiness
+	healed chan gitops.ObjectStatus
+	// stop ends it.
+	stop func()
 }
 
 func watch(t *testing.T, f *fakeCluster, p gitops.Project, r gitops.Result, o gitops.Observer) *watching {
 	t.Helper()
-	w := &watching{clock: testclock.NewFakeClock(time.Now()), told: make(chan gitops.Readiness, 100)}
+	return watchAt(t, testclock.NewFakeClock(time.Now()), f, p, r, o)
+}
+
+func watchAt(t *testing.T, clock *testclock.FakeClock, f *fakeCluster, p gitops.Project, r gitops.Result, o gitops.Observer) *watching {
+	t.Helper()
+	w := &watching{
+		clock: clock, told: make(chan gitops.Readiness, 1000),
+		healed: make(chan gitops.ObjectStatus, 1000),
+	}
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() {
 		done <- gitops.Watch(ctx, f, p, r, o, gitops.WatchConfig{
 			Clock: w.clock, OnReadiness: func(now gitops.Readiness) { w.told <- now },
+			OnHealed: func(s gitops.ObjectStatus) { w.healed <- s },
 		})
 	}()
-	t.Cleanup(func() {
+	w.stop = sync.OnceFunc(func() {
 		cancel()
 		require.NoError(t, <-done)
 	})
+	t.Cleanup(w.stop)
 	return w
 }
 
@@ -80,23 +94,6 @@ func TestWatch_TellsReadinessAsHealthChanges(t *testing.T) {
 	require.Equal(t, gitops.ActionCreated, o.get("app").Action, "the run's action stays")
 }
 
-func TestWatch_TellsOfDrift(t *testing.T) {
-	w := newWorld()
-	f := w.process()
-	result, o := run(t, f, project(), set(t, cm("a", "1"), cm("b", "1")))
-	watching := watch(t, f, project(), result, o)
-	require.True(t, (<-watching.told).Ready)
-
-	live, _ := w.Live(cmID("b"))
-	w.put(live.Object, inventory.Hash{9}, false)
-	require.Equal(t, []inventory.ID{cmID("b")}, (<-watching.told).Drifted)
-	w.remove(cmID("a"))
-	drifted := <-watching.told
-	require.Equal(t, []inventory.ID{cmID("a"), cmID("b")}, drifted.Drifted)
-	require.False(t, drifted.Ready)
-	require.Equal(t, gitops.HealthNotFound, o.get("a").Health)
-}
-
 func TestWatch_TakesOffWhatWasHeldByAFinalizer(t *testing.T) {
 	w := newWorld()
 	f := w.process()
@@ -116,6 +113,7 @@ func TestWatch_TakesOffWhatWasHeldByAFinalizer(t *testing.T) {
 	require.Equal(t, []inventory.ID{cmID("held")}, (<-watching.told).Late)
 
 	w.remove(cmID("held"))
+	require.False(t, (<-watching.told).Ready, "it is still recorded")
 	require.True(t, (<-watching.told).Ready)
 	require.Equal(t, gitops.ActionPruned, o.get("held").Action)
 	require.False(t, w.recorded(t)["held"])

@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"time"
 
-	"golang.org/x/sync/errgroup"
-
 	"github.com/kas-agentk/kas/inventory"
 )
 
@@ -21,13 +19,6 @@ func detach(ctx context.Context) (context.Context, context.CancelFunc) {
 	return context.WithTimeout(context.WithoutCancel(ctx), requestTimeout)
 }
 
-// outcome of a step.
-type outcome struct {
-	step *Step
-	live Live
-	err  error
-}
-
 // wave carries out steps side by side. It returns an error if the API server cannot
 // be reached or ctx has ended; the steps in flight are finished then, and the
 // others left pending.
@@ -36,87 +27,84 @@ func (r *run) wave(ctx context.Context, steps []Step) error {
 		r.pretend(steps)
 		return nil
 	}
-	parallel := r.project.Parallel
-	if parallel <= 0 {
-		parallel = DefaultParallel
-	}
-	parallel = min(parallel, len(steps))
-	jobs := make(chan *Step)
-	outcomes := make(chan outcome, parallel)
-	var workers errgroup.Group
-	for range parallel {
-		workers.Go(func() error {
-			for step := range jobs {
-				live, err := r.send(ctx, step)
-				outcomes <- outcome{step: step, live: live, err: err}
-			}
-			return nil
-		})
-	}
-	err := r.feed(ctx, steps, jobs, outcomes)
-	close(jobs)
-	return errors.Join(err, workers.Wait())
+	return r.batch(ctx, steps, r.ready, r.send, r.settle)
 }
 
-// feed hands steps to the workers and settles what comes back.
-func (r *run) feed(ctx context.Context, steps []Step, jobs chan<- *Step, outcomes <-chan outcome) error {
-	var stop error
-	done := ctx.Done()
-	for next, flying := 0, 0; ; {
-		if stop == nil {
-			stop = ctx.Err()
-		}
-		var free chan<- *Step
-		var step *Step
-		if stop == nil && next < len(steps) {
-			step = &steps[next]
-			if !r.ready(step) {
-				next++
-				continue
-			}
-			free = jobs
-		}
-		if free == nil && flying == 0 {
-			return stop
-		}
-		select {
-		case free <- step:
-			next++
-			flying++
-		case got := <-outcomes:
-			flying--
-			if err := r.settle(got); err != nil && stop == nil {
-				stop = err
-			}
-		case <-done:
-			done = nil
-		}
+// batch is one with the run's own limit, which the waves of a run share.
+func (r *run) batch(ctx context.Context, steps []Step, ready func(*Step) bool,
+	send func(context.Context, *Step) outcome, settle func(outcome) error,
+) error {
+	if r.limit == nil {
+		r.limit = newLimit(r.project.parallel())
+	}
+	b := batch{
+		clock: clockOf(r.project.Clock), limit: r.limit, steps: steps,
+		ready: ready, send: send, settle: settle, throttled: r.throttled,
+	}
+	defer r.trouble("")
+	return b.run(ctx)
+}
+
+// throttled tells that a step has to wait.
+func (r *run) throttled(s *Step, err error) {
+	r.trouble("the API server is busy: fewer requests are sent, and those that it put off are sent again")
+	message := "put off: " + err.Error()
+	if s.Status.Message != message {
+		s.Status.Message = message
+		r.tell(s)
 	}
 }
 
-// send does the one request of a step, in a worker.
-func (r *run) send(ctx context.Context, s *Step) (Live, error) {
-	ctx, cancel := detach(ctx)
+// trouble tells an observer that wants to know what slows the run down; empty:
+// nothing does.
+func (r *run) trouble(message string) {
+	if r.troubled == message {
+		return
+	}
+	r.troubled = message
+	if o, ok := r.observer.(TroubleObserver); ok {
+		o.Trouble(message)
+	}
+}
+
+// send does the requests of a step, in a worker.
+func (r *run) send(ctx context.Context, s *Step) outcome {
+	request, cancel := detach(ctx)
 	defer cancel()
-	id, dry := s.Status.ID, r.project.DryRun == DryRunServer
+	dry := r.project.DryRun == DryRunServer
+	got := outcome{step: s}
 	if s.Object == nil {
-		return Live{}, r.cluster.Remove(ctx, Remove{
-			ID: id, UID: s.Before.UID, Propagation: r.project.Propagation, Detach: s.Detach, DryRun: dry,
+		got.err = r.cluster.Remove(request, Remove{
+			ID: s.Status.ID, UID: s.Before.UID, ResourceVersion: s.Before.ResourceVersion, Owner: s.Before.Owner,
+			Propagation: r.project.Propagation, Detach: s.Detach, DryRun: dry,
 		})
+		return got
 	}
-	data, err := payload(s.Object, id, r.inv.ID())
-	if err != nil {
-		return Live{}, err
+	a := r.application(s, dry)
+	got.live, got.digest, got.err = apply(request, r.cluster, a)
+	var immutable *ImmutableError
+	if errors.As(got.err, &immutable) {
+		got.live, got.digest, got.err = r.recreate(ctx, s, a, immutable)
 	}
-	return r.cluster.Apply(ctx, Apply{ID: id, Version: s.Status.Version, JSON: data, DryRun: dry})
+	return got
+}
+
+// application of a step.
+func (r *run) application(s *Step, dryRun bool) application {
+	return application{
+		object: s.Object, id: s.Status.ID, version: s.Status.Version, subs: s.subs,
+		yield: s.optOut.fields, owner: r.inv.ID(), dryRun: dryRun,
+	}
 }
 
 // settle records what a step came to. The error stops the wave.
 func (r *run) settle(got outcome) error {
 	s := got.step
 	switch {
-	case errors.Is(got.err, ErrUnavailable):
+	case errors.Is(got.err, ErrUnavailable), errors.Is(got.err, context.Canceled):
 		return fmt.Errorf("%s: %w", describe(s.Status.ID), got.err)
+	case s.Object == nil && errors.Is(got.err, ErrTakenOver):
+		r.tookOver(s)
 	case got.err != nil:
 		fail(s, got.err.Error())
 		r.tell(s)
@@ -129,24 +117,25 @@ func (r *run) settle(got outcome) error {
 		s.Status.Action, s.Status.Message = ActionPruning, "deletion has begun"
 		r.tell(s)
 	default:
-		r.settleApply(s, got.live)
+		r.settleApply(s, got)
 	}
 	return nil
 }
 
-func (r *run) settleApply(s *Step, live Live) {
+func (r *run) settleApply(s *Step, got outcome) {
 	switch {
 	case !s.exists():
 		s.Status.Action = ActionCreated
-	case s.Before.ResourceVersion == live.ResourceVersion:
+	case s.Before.ResourceVersion == got.live.ResourceVersion:
 		s.Status.Action = ActionUnchanged
 	default:
 		s.Status.Action = ActionConfigured
 	}
-	s.Status.Health, s.Status.Message = HealthOf(s.Status.ID, live, true)
-	r.inv.Set(s.Status.ID, inventory.Entry{
-		Digest: inventory.Short(s.Object.Digest), Ownership: live.Ownership,
-	})
+	s.Status.Health, s.Status.Message = r.project.health(s.Status.ID, got.live, true)
+	if s.note != "" {
+		s.Status.Message = s.note
+	}
+	r.inv.Set(s.Status.ID, inventory.Entry{Digest: got.digest, Ownership: got.live.Ownership})
 	r.tell(s)
 }
 
@@ -162,6 +151,8 @@ func (r *run) pretend(steps []Step) {
 // intent says what a step would do.
 func intent(s *Step) string {
 	switch {
+	case s.note != "":
+		return s.note
 	case s.Object == nil && s.Detach:
 		return "it would be let go of"
 	case s.Object == nil:

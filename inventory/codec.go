@@ -35,6 +35,7 @@ const hashedPrefix = "sha256-"
 type record struct {
 	Digest    string    `json:"d,omitempty"`
 	Ownership string    `json:"o,omitempty"`
+	Held      bool      `json:"h,omitempty"`
 	ID        *recordID `json:"id,omitempty"`
 }
 
@@ -64,7 +65,7 @@ func keyOf(id ID) (string, bool) {
 
 func encode(id ID, e Entry) (key, value string) {
 	key, plain := keyOf(id)
-	r := record{Digest: e.Digest.String(), Ownership: e.Ownership.String()}
+	r := record{Digest: e.Digest.String(), Ownership: e.Ownership.String(), Held: e.Held}
 	if !plain {
 		r.ID = &recordID{Group: id.GroupKind.Group, Kind: id.GroupKind.Kind, Namespace: id.Namespace, Name: id.Name}
 	}
@@ -88,14 +89,14 @@ func decode(key, value string) (ID, Entry, error) {
 	if err != nil {
 		return ID{}, Entry{}, err
 	}
-	var e Entry
+	e := Entry{Held: r.Held}
 	// A hash that does not parse is a hash that is not known.
 	e.Digest, err = ParseHash(r.Digest)
 	if err == nil {
 		e.Ownership, err = ParseHash(r.Ownership)
 	}
 	if err != nil {
-		return id, Entry{}, nil //nolint:nilerr // see above
+		return id, Entry{Held: r.Held}, nil //nolint:nilerr // see above
 	}
 	return id, e, nil
 }
@@ -126,6 +127,9 @@ func entrySize(id ID, e Entry) int {
 	}
 	if !e.Ownership.IsZero() {
 		size += 32
+	}
+	if e.Held {
+		size += 9
 	}
 	return size
 }

@@ -9,6 +9,9 @@ type Entry struct {
 	Digest Hash
 	// Ownership is the hash of the fields that we owned after that (see OwnershipOf).
 	Ownership Hash
+	// Held: the object left the repository and is not deleted before a person has
+	// approved of that.
+	Held bool
 }
 
 // shardBytes is how large the data of a shard may grow: some 400 entries, so that

@@ -288,26 +288,6 @@ func FuzzCodec_RoundTrip(f *testing.F) {
 	})
 }
 
-func FuzzCodec_DecodeForeignBytes(f *testing.F) {
-	f.Add("ns_a_apps_Deployment", `{"d":"x"}`)
-	f.Add("sha256-00", `{"id":{"k":"K","n":"a"}}`)
-	f.Add("", "")
-	f.Fuzz(func(t *testing.T, key, value string) {
-		if strings.ToValidUTF8(key, "") != key {
-			t.Skip("no API server has such a key")
-		}
-		id, e, err := decode(key, value)
-		if err != nil {
-			return
-		}
-		k, v := encode(id, e)
-		again, same, err := decode(k, v)
-		require.NoError(t, err)
-		require.Equal(t, id, again)
-		require.Equal(t, e, same)
-	})
-}
-
 func TestOwnershipOf_HashesNamesAndTimeOfOurAppliedFieldsOnly(t *testing.T) {
 	fields := func(json string) *metav1.FieldsV1 { f := &metav1.FieldsV1{}; f.SetRawBytes([]byte(json)); return f }
 	ours := metav1.ManagedFieldsEntry{Manager: "agentk", Operation: "Apply", APIVersion: "v1", FieldsV1: fields(`{"f:a":{},"f:b":{}}`)}

@@ -3,6 +3,7 @@ package cluster
 import (
 	"context"
 	"fmt"
+	"net/http"
 	"strings"
 	"sync"
 
@@ -52,11 +53,12 @@ type Config struct {
 
 // Cluster implements gitops.Cluster. It may serve several projects at a time.
 type Cluster struct {
-	cfg      Config
-	metadata metadata.Interface
-	resolver *resolver
-	storage  *storage
-	recent   *recent
+	cfg       Config
+	metadata  metadata.Interface
+	discovery discovery.DiscoveryInterface
+	resolver  *resolver
+	storage   *storage
+	recent    *recent
 
 	mu          sync.Mutex
 	inventories map[string]*inventory.Inventory
@@ -89,7 +91,9 @@ func New(cfg Config) (*Cluster, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make an HTTP client for the API server: %w", err)
 	}
-	md, err := metadata.NewForConfigAndClient(rc, httpClient)
+	md, err := metadata.NewForConfigAndClient(rc, &http.Client{
+		Transport: impatient{next: httpClient.Transport}, Timeout: httpClient.Timeout,
+	})
 	if err != nil {
 		return nil, fmt.Errorf("make a metadata client: %w", err)
 	}
@@ -105,7 +109,7 @@ func New(cfg Config) (*Cluster, error) {
 		return nil, fmt.Errorf("make a client: %w", err)
 	}
 	c := &Cluster{
-		cfg: cfg, metadata: md,
+		cfg: cfg, metadata: md, discovery: disc,
 		resolver:    newResolver(disc.RESTClient()),
 		storage:     &storage{configMaps: typed.CoreV1().ConfigMaps(cfg.Namespace)},
 		recent:      newRecent(cfg.Clock),

@@ -14,11 +14,17 @@
 // Invariants:
 //   - Live never shows less than an Apply that has returned: until the cache has
 //     caught up, the API server's own answer is shown.
+//   - A deletion is conditional on the object's UID and resource version. If it has
+//     changed since it was seen, it is looked at again, and deleted only if it is
+//     still whose it was.
 //   - An inventory is read once and then kept. All writes are conditional, so that a
 //     second writer is noticed; where one is expected, after leadership was lost and
 //     won again, call Forget.
 //   - Errors for which the API server could not be asked wrap gitops.ErrUnavailable.
-//     All others are the API server's own words.
+//     All others are the API server's own words, marked with what kind of error they
+//     are where the engine decides on that.
+//   - A request for an object is sent once: to wait and send it again where the API
+//     server throttles is the engine's business, not client-go's.
 //
 // The package starts no goroutine.
 package cluster

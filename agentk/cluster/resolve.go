@@ -49,6 +49,7 @@ func (c *Cluster) Resolve(ctx context.Context, kinds []schema.GroupVersionKind) 
 		}
 		out[gvk] = gitops.Kind{Namespaced: mapping.Scope.Name() == meta.RESTScopeNameNamespace, Err: err}
 	}
+	c.markGone(ctx, out)
 	return out, nil
 }
 

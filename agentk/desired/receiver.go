@@ -106,6 +106,9 @@ func (r *Receiver) Receive(msg *agentrpc.ConnectResponse) (*Set, error) {
 }
 
 func (r *Receiver) receive(msg *agentrpc.ConnectResponse) (*Set, error) {
+	if msg.GetMessage() == nil {
+		return nil, nil // kas is newer, and says something that this agentk does not know
+	}
 	if header := msg.GetHeader(); header != nil {
 		return nil, r.begin(header)
 	}
@@ -120,7 +123,7 @@ func (r *Receiver) receive(msg *agentrpc.ConnectResponse) (*Set, error) {
 	case *agentrpc.ConnectResponse_Trailer:
 		return r.close(m.Trailer)
 	default:
-		return nil, fmt.Errorf("%w: kas sent a message of unknown kind", ErrProtocol)
+		return nil, fmt.Errorf("%w: kas sent %T within an object set", ErrProtocol, m)
 	}
 }
 
@@ -194,8 +197,11 @@ func (r *Receiver) close(trailer *agentrpc.Trailer) (*Set, error) {
 	if err != nil {
 		return nil, err
 	}
-	r.held, r.commit = held, open.header.GetCommitId()
+	if open.header.GetComparisonId() == "" {
+		r.held, r.commit = held, open.header.GetCommitId()
+	}
 	set := &Set{
+		ComparisonID: open.header.GetComparisonId(),
 		Desired: gitops.Desired{
 			Commit: open.header.GetCommitId(),
 			Set: manifests.Set{

@@ -151,6 +151,32 @@ func TestReceiver_EmptySetIsASet(t *testing.T) {
 	require.Empty(t, set.Set.Objects)
 }
 
+func TestReceiver_SkipsMessagesThatItDoesNotKnow(t *testing.T) {
+	a, da := configMap("a", "1")
+	r := desired.NewReceiver(desired.DefaultLimits())
+	unknown := &agentrpc.ConnectResponse{}
+	set, err := feed(t, r, unknown, header("c1"), unknown, objects(a), refs("x.yaml", da), unknown, trailer(1))
+	require.NoError(t, err)
+	require.Len(t, set.Set.Objects, 1)
+}
+
+func TestReceiver_SetToBeComparedIsNotHeld(t *testing.T) {
+	a, da := configMap("a", "1")
+	b, db := configMap("b", "1")
+	r := desired.NewReceiver(desired.DefaultLimits())
+	_, err := feed(t, r, header("c1"), objects(a), refs("x.yaml", da), trailer(1))
+	require.NoError(t, err)
+	compared := header("c2")
+	compared.GetHeader().ComparisonId = "q1"
+	set, err := feed(t, r, compared, objects(b), refs("x.yaml", da, db), trailer(2))
+	require.NoError(t, err)
+	require.Equal(t, "q1", set.ComparisonID)
+	require.Len(t, set.Set.Objects, 2)
+	commit, digests := r.Held()
+	require.Equal(t, "c1", commit)
+	require.Equal(t, [][]byte{da}, digests)
+}
+
 func TestReceiver_RefusesWhatBreaksTheProtocol(t *testing.T) {
 	a, da := configMap("a", "1")
 	a2, da2 := configMap("a", "2")
@@ -162,8 +188,8 @@ func TestReceiver_RefusesWhatBreaksTheProtocol(t *testing.T) {
 		messages []*agentrpc.ConnectResponse
 	}{
 		{"objects before a header", []*agentrpc.ConnectResponse{objects(a)}},
-		{"an empty message", []*agentrpc.ConnectResponse{{}}},
-		{"an empty message inside a set", []*agentrpc.ConnectResponse{header("c1"), {}}},
+		{"a command, which is not the receiver's", []*agentrpc.ConnectResponse{{Message: &agentrpc.ConnectResponse_Command{}}}},
+		{"a command inside a set", []*agentrpc.ConnectResponse{header("c1"), {Message: &agentrpc.ConnectResponse_Command{}}}},
 		{"a header without a commit", []*agentrpc.ConnectResponse{header("")}},
 		{"content that is not what its digest says", []*agentrpc.ConnectResponse{header("c1"), {Message: &agentrpc.ConnectResponse_Objects{
 			Objects: &agentrpc.Objects{Objects: []*agentrpc.Object{{Digest: da2, Json: a}}},

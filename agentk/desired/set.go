@@ -20,12 +20,18 @@ type Set struct {
 	ProjectPath string
 	// DetectedAt is when kas saw the ref at this commit; zero where kas did not say.
 	DetectedAt time.Time
+	// ComparisonID, unless empty, says that the set is only to be compared with the
+	// cluster, and what to call the answer. It is not held.
+	ComparisonID string
+	// Restored: the set comes from the Store, and kas has not said that it is still
+	// the newest. It is good for healing; nothing may be deleted for it.
+	Restored bool
 }
 
 // Same tells whether applying other in place of s would be for nothing: the same
-// commit of the same project with the same content.
+// commit of the same project with the same content, both from kas.
 func (s *Set) Same(other *Set) bool {
-	return s.Commit == other.Commit &&
+	return s.Commit == other.Commit && s.Restored == other.Restored &&
 		s.ProjectID == other.ProjectID &&
 		s.Set.Complete == other.Set.Complete &&
 		slices.Equal(s.Set.Errors, other.Set.Errors) &&

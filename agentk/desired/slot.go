@@ -22,6 +22,21 @@ func (s *Slot[T]) Put(value T) {
 	}
 }
 
+// Offer puts the value into a slot that has none yet, and says whether it did.
+func (s *Slot[T]) Offer(value T) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.filled {
+		return false
+	}
+	s.value, s.filled = value, true
+	if s.changed != nil {
+		close(s.changed)
+		s.changed = nil
+	}
+	return true
+}
+
 // Get returns the newest value, whether there is one yet, and a channel that is
 // closed as soon as there is a newer one.
 func (s *Slot[T]) Get() (value T, filled bool, newer <-chan struct{}) {

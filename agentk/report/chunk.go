@@ -60,12 +60,16 @@ func objectStatus(s gitops.ObjectStatus) *syncstatus.ObjectStatus {
 		Message:    clip(s.Message),
 		SourcePath: s.Position.Path,
 		SourceLine: uint32(max(0, s.Position.Line)),
+		Contest:    contest(s.Contest),
 	}
 }
 
-// clip makes a message fit to be sent: protobuf wants valid UTF-8, people want an end.
+// valid makes a text fit to be sent: protobuf wants valid UTF-8.
+func valid(text string) string { return strings.ToValidUTF8(text, "\uFFFD") }
+
+// clip makes a message fit to be sent, and people want an end.
 func clip(message string) string {
-	message = strings.ToValidUTF8(message, "\uFFFD")
+	message = valid(message)
 	if len(message) <= maxMessage {
 		return message
 	}

@@ -1,7 +1,7 @@
 // Package report tells kas how the sync of one manifest project goes.
 //
 // In comes what the engine says of objects (Reporter is a gitops.Observer) and what
-// the sync loop says of runs; out go agentrpc.Reports to whichever stream is open.
+// the sync loop says of runs and of who suspended them; out go agentrpc.Reports to whichever stream is open.
 //
 // Invariants:
 //   - Telling a Reporter something never waits for the stream. What the stream has

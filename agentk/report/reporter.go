@@ -40,17 +40,21 @@ type Reporter struct {
 	mu      sync.Mutex
 	summary summary
 	refused string
-	commit  string
-	applied string
+	// suspended, unless nil, is who switched syncing off.
+	suspended *Suspension
+	commit    string
+	applied   string
 	// appliedAt and readyAt are of the newest commit; zero: not reached.
 	appliedAt, readyAt time.Time
 	objects            map[inventory.ID]*entry
 	// run counts runs; an entry that carries an older number was not mentioned
 	// by the present one.
 	run uint64
-	// healths and actions count the objects.
-	healths map[gitops.Health]int
-	actions map[gitops.Action]int
+	// healths and actions count the objects, and contested those that are fought
+	// over.
+	healths   map[gitops.Health]int
+	actions   map[gitops.Action]int
+	contested int
 
 	// What the open stream has not taken yet. While none is open, nothing is
 	// gathered here, because the next one starts with everything.
@@ -166,6 +170,34 @@ func (r *Reporter) Refused(message string) {
 	r.changedLocked()
 }
 
+// Suspension is who switched syncing off, and when.
+type Suspension struct {
+	By string
+	At time.Time
+}
+
+// Suspended says that syncing is switched off. Nil: it is not.
+func (r *Reporter) Suspended(s *Suspension) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if s == r.suspended || s != nil && r.suspended != nil && *s == *r.suspended {
+		return
+	}
+	r.suspended = s
+	r.changedLocked()
+}
+
+// Held returns the commit that deletions wait for a person's approval of, and how many
+// objects they are; none: nothing waits.
+func (r *Reporter) Held() (commit string, objects int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.summary.phase != phaseRan || len(r.summary.outcome.Held) == 0 {
+		return "", 0
+	}
+	return r.commit, len(r.summary.outcome.Held)
+}
+
 // Object implements gitops.Observer.
 func (r *Reporter) Object(status gitops.ObjectStatus) {
 	r.mu.Lock()
@@ -245,6 +277,9 @@ func (r *Reporter) removeLocked(id inventory.ID, e *entry) {
 func (r *Reporter) countLocked(e *entry, by int) {
 	r.healths[e.status.Health] += by
 	r.actions[e.did] += by
+	if e.status.Contest != nil {
+		r.contested += by
+	}
 }
 
 // changedLocked wakes the stream.

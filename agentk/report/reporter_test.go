@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	clocktesting "k8s.io/utils/clock/testing"
 
@@ -317,6 +318,44 @@ func TestReporter_TellsLateDeletionsFromLateObjects(t *testing.T) {
 	require.Equal(t, syncstatus.State_STATE_PARTIAL, got.GetState())
 	require.Equal(t, "1 object not healthy in time: ConfigMap ns/slow; "+
 		"1 object not deleted in time: ConfigMap ns/held, being deleted, held by finalizer example.com/hold", got.GetMessage())
+	l.close(t)
+}
+
+func TestReporter_TellsOfAContestUntilItIsOver(t *testing.T) {
+	r, clk := newReporter()
+	r.Syncing("c1")
+	fought := status("fought", gitops.ActionConfigured, gitops.HealthCurrent)
+	fought.Contest = &gitops.Contest{
+		Contenders: []gitops.Contender{{Manager: "hpa", Fields: []string{".a", ".b", ".c", ".d"}}}, Heals: 3, Since: start,
+	}
+	deleted := status("deleted", gitops.ActionCreated, gitops.HealthCurrent)
+	deleted.Contest = &gitops.Contest{Heals: 4, Since: start}
+	r.Object(fought)
+	r.Object(deleted)
+	r.Ran(good(2))
+	r.Health(true, nil)
+
+	l := open(t, r)
+	got := l.next(t, clk)
+	require.Equal(t, syncstatus.State_STATE_PARTIAL, got.GetState())
+	require.Equal(t, "somebody else keeps changing 2 objects: ConfigMap ns/deleted (changed or deleted by somebody 4 times), "+
+		"ConfigMap ns/fought (hpa sets .a, .b, .c)", got.GetMessage())
+	contests := map[string]*syncstatus.Contest{}
+	for _, o := range got.GetObjects() {
+		contests[o.GetId().GetName()] = o.GetContest()
+	}
+	require.True(t, proto.Equal(&syncstatus.Contest{
+		Contenders: []*syncstatus.Contender{{Manager: "hpa", Fields: []string{".a", ".b", ".c", ".d"}}},
+		Heals:      3, Since: timestamppb.New(start),
+	}, contests["fought"]))
+	require.Empty(t, contests["deleted"].GetContenders())
+
+	fought.Contest = nil
+	r.Object(fought)
+	r.Removed(deleted.ID)
+	for got.GetState() != syncstatus.State_STATE_SYNCED {
+		got = l.next(t, clk)
+	}
 	l.close(t)
 }
 

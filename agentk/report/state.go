@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/kas-agentk/kas/api/syncstatus"
 	"github.com/kas-agentk/kas/inventory"
@@ -29,12 +30,16 @@ type summary struct {
 	trouble string
 	// refused says why the newest set could not be taken.
 	refused string
-	ready   bool
-	late    []inventory.ID
+	// suspended, unless nil, is who switched syncing off.
+	suspended *Suspension
+	ready     bool
+	late      []inventory.ID
 	// held are deletions that have not ended in time, in words.
 	held []string
 	// unhealthy is how many objects' health is failed, which waiting does not mend.
 	unhealthy int
+	// contests are the objects that somebody else keeps changing, in words.
+	contests []string
 	// applied is how many objects the cluster holds as the set asks.
 	applied int
 	// fault is what was said of the first object that failed.
@@ -44,6 +49,9 @@ type summary struct {
 // verdict sums a project up: its state, and one sentence for people that says why
 // and what to do, where the state is not plain.
 func verdict(s summary) (syncstatus.State, string) {
+	if s.suspended != nil {
+		return syncstatus.State_STATE_SUSPENDED, suspendedMessage(s)
+	}
 	if s.refused != "" {
 		return syncstatus.State_STATE_FAILED, s.refused
 	}
@@ -59,6 +67,19 @@ func verdict(s summary) (syncstatus.State, string) {
 		message = strings.TrimPrefix(message+"; "+s.trouble, "; ")
 	}
 	return state, message
+}
+
+// suspendedMessage says who did it, and what to do.
+func suspendedMessage(s summary) string {
+	since := ""
+	if !s.suspended.At.IsZero() {
+		since = " since " + s.suspended.At.UTC().Format(time.DateTime) + " UTC"
+	}
+	message := fmt.Sprintf("suspended by %s%s: nothing is applied, healed or deleted until it is resumed", s.suspended.By, since)
+	if s.refused != "" {
+		message += "; " + s.refused
+	}
+	return message
 }
 
 // ranVerdict is the verdict once a run has ended.
@@ -103,6 +124,9 @@ func faults(s summary) []string {
 		faults = append(faults, fmt.Sprintf("%s not healthy in time: %s", countOf(len(s.late)), names(s.late)))
 	} else if s.unhealthy > 0 {
 		faults = append(faults, countOf(s.unhealthy)+" failed after being applied")
+	}
+	if len(s.contests) > 0 {
+		faults = append(faults, fmt.Sprintf("somebody else keeps changing %s: %s", countOf(len(s.contests)), list(s.contests)))
 	}
 	if len(s.held) > 0 {
 		faults = append(faults, fmt.Sprintf("%s not deleted in time: %s", countOf(len(s.held)), list(s.held)))

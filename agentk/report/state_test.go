@@ -55,6 +55,10 @@ func TestVerdict(t *testing.T) {
 			syncstatus.State_STATE_PARTIAL, "1 object failed after being applied",
 		},
 		{
+			"an object is fought over", summary{phase: phaseRan, outcome: good, applied: 3, ready: true, contests: []string{"Deployment web/a (hpa sets .spec.replicas)"}},
+			syncstatus.State_STATE_PARTIAL, "somebody else keeps changing 1 object: Deployment web/a (hpa sets .spec.replicas)",
+		},
+		{
 			"a dry run", summary{phase: phaseRan, outcome: Outcome{Complete: true, DryRun: true}},
 			syncstatus.State_STATE_SUSPENDED, "dry run: nothing is applied; remove dry_run_strategy from the agent's configuration to apply",
 		},

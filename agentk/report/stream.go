@@ -127,15 +127,16 @@ func (r *Reporter) takeStatus() (*agentrpc.Report, []gitops.ObjectStatus, []inve
 
 func (r *Reporter) headerLocked() *agentrpc.Report {
 	s := r.summary
-	s.refused = r.refused
+	s.refused, s.suspended = r.refused, r.suspended
 	s.unhealthy = r.healths[gitops.HealthFailed]
 	s.applied = r.actions[gitops.ActionCreated] + r.actions[gitops.ActionConfigured] + r.actions[gitops.ActionUnchanged]
 	if s.outcome.Failed > 0 {
 		s.fault = r.firstFaultLocked()
 	}
 	s.late, s.held = r.lateLocked()
+	s.contests = r.contestsLocked()
 	state, message := verdict(s)
-	return &agentrpc.Report{
+	report := &agentrpc.Report{
 		CommitId:        r.commit,
 		AppliedCommitId: r.applied,
 		State:           state,
@@ -143,7 +144,28 @@ func (r *Reporter) headerLocked() *agentrpc.Report {
 		AppliedAt:       timestamp(r.appliedAt),
 		ReadyAt:         timestamp(r.readyAt),
 		Reset_:          r.reset,
+		HeldPrune:       heldPrune(r.commit, &s),
 	}
+	if s.suspended != nil {
+		report.Suspension = &syncstatus.Suspension{By: clip(s.suspended.By), At: timestamp(s.suspended.At)}
+	}
+	return report
+}
+
+// shownHeld is how many objects of a held prune are shown.
+const shownHeld = 100
+
+// heldPrune is what waits for a person's approval; nil: nothing does.
+func heldPrune(commit string, s *summary) *syncstatus.HeldPrune {
+	held := s.outcome.Held
+	if s.phase != phaseRan || len(held) == 0 {
+		return nil
+	}
+	out := &syncstatus.HeldPrune{CommitId: commit, Reason: clip(s.outcome.HeldBack), Total: uint32(len(held))}
+	for _, id := range held[:min(len(held), shownHeld)] {
+		out.Objects = append(out.Objects, objectID(id))
+	}
+	return out
 }
 
 // lateLocked parts what is late into objects that are not healthy and deletions that
