@@ -56,17 +56,17 @@ func benchRails(gitaly string) http.Handler {
 }
 
 // startProcess starts kas; the repository holds objects.
-func startProcess(b *testing.B, objects int) *process {
-	b.Helper()
+func startProcess(tb testing.TB, objects int) *process {
+	tb.Helper()
 	p := &process{repository: &fakeGitaly{configuration: "gitops: {manifest_projects: [{id: a/b}]}\n"}}
 	files := map[string]string{}
 	for i := range objects {
 		files[fmt.Sprintf("dir-%d/%d.yaml", i%10, i)] = benchManifest(i, 0)
 	}
 	p.repository.put(files)
-	rails := httptest.NewServer(benchRails(p.repository.serve(b)))
-	b.Cleanup(rails.Close)
-	dir := b.TempDir()
+	rails := httptest.NewServer(benchRails(p.repository.serve(tb)))
+	tb.Cleanup(rails.Close)
+	dir := tb.TempDir()
 	secretFile, configFile := filepath.Join(dir, "secret"), filepath.Join(dir, "kas.yaml")
 	for path, text := range map[string]string{
 		secretFile: base64.StdEncoding.EncodeToString(secret),
@@ -78,17 +78,17 @@ observability: {listen: {address: "127.0.0.1:0"}}
 `, rails.URL, secretFile),
 	} {
 		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
-			b.Fatal(err)
+			tb.Fatal(err)
 		}
 	}
-	cmd := exec.CommandContext(b.Context(), os.Args[0], "--configuration-file="+configFile)
+	cmd := exec.CommandContext(tb.Context(), os.Args[0], "--configuration-file="+configFile)
 	cmd.Env = append(os.Environ(), asProcess+"=1")
 	stderr, err := cmd.StderrPipe()
 	if err != nil {
-		b.Fatal(err)
+		tb.Fatal(err)
 	}
 	if err := cmd.Start(); err != nil {
-		b.Fatal(err)
+		tb.Fatal(err)
 	}
 	listening, read := make(chan *process, 1), make(chan struct{})
 	go func() {
@@ -100,7 +100,7 @@ observability: {listen: {address: "127.0.0.1:0"}}
 			}
 		}
 	}()
-	b.Cleanup(func() {
+	tb.Cleanup(func() {
 		_ = cmd.Process.Signal(syscall.SIGTERM)
 		<-read
 		_ = cmd.Wait()
@@ -109,7 +109,7 @@ observability: {listen: {address: "127.0.0.1:0"}}
 	case where := <-listening:
 		p.agent, p.observability = where.agent, where.observability
 	case <-read:
-		b.Fatal("kas did not start")
+		tb.Fatal("kas did not start")
 	}
 	return p
 }
@@ -159,17 +159,17 @@ func receive(sync grpc.BidiStreamingClient[agentrpc.ConnectRequest, agentrpc.Con
 }
 
 // memory is what kas needs, in bytes, after a collection of garbage.
-func (p *process) memory(b *testing.B) map[string]float64 {
-	b.Helper()
+func (p *process) memory(tb testing.TB) map[string]float64 {
+	tb.Helper()
 	get := func(path string) []byte {
 		response, err := http.Get("http://" + p.observability + path)
 		if err != nil {
-			b.Fatal(err)
+			tb.Fatal(err)
 		}
 		defer func() { _ = response.Body.Close() }()
 		var body bytes.Buffer
 		if _, err := body.ReadFrom(response.Body); err != nil {
-			b.Fatal(err)
+			tb.Fatal(err)
 		}
 		return body.Bytes()
 	}

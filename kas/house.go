@@ -130,7 +130,7 @@ func (h *house) buildServers(cfg *kascfg.ConfigurationFile, log *zap.Logger, con
 		stream:           []grpc.StreamServerInterceptor{observer.stream, h.drain.stream, auth.Stream},
 		health:           h.health,
 	})
-	rails.RegisterServices(h.apiServer, registry, h.status)
+	rails.RegisterServices(h.apiServer, registry, h.status, h.push)
 	reflection.Register(h.apiServer)
 	return nil
 }

@@ -19,6 +19,8 @@ import (
 const (
 	// requestTimeout of one request to RoR.
 	requestTimeout = 30 * time.Second
+	// commandTimeout of one that RoR passes on to an agent: a comparison takes long.
+	commandTimeout = 70 * time.Second
 	// maxResponse is the largest answer, in bytes, that is read.
 	maxResponse = 256 << 20
 	// tokenHeader carries the personal access token.
@@ -34,6 +36,12 @@ var (
 type passingError struct{ error }
 
 func (e passingError) Unwrap() error { return e.error }
+
+// refusedError is a command that was not carried out; RoR says why.
+type refusedError struct{ said string }
+
+// Error implements error.
+func (e *refusedError) Error() string { return e.said }
 
 // client asks RoR.
 type client struct {
@@ -55,7 +63,6 @@ func newClient(base, token string) (*client, error) {
 		return nil, fmt.Errorf("address of RoR %q: want http://HOST or https://HOST", base)
 	}
 	return &client{base: u, token: token, http: &http.Client{
-		Timeout: requestTimeout,
 		// The token must not follow a redirect to who knows where.
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}}, nil
@@ -64,6 +71,24 @@ func newClient(base, token string) (*client, error) {
 // get asks for /api/v4/<path...> and returns the JSON that comes back. The elements
 // of path are escaped.
 func (c *client) get(ctx context.Context, query url.Values, path ...string) (json.RawMessage, error) {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	return c.do(ctx, http.MethodGet, query, nil, path)
+}
+
+// post sends v as JSON to /api/v4/<path...> and returns the JSON that comes back, if
+// any does.
+func (c *client) post(ctx context.Context, v any, path ...string) (json.RawMessage, error) {
+	body, err := json.Marshal(v)
+	if err != nil {
+		return nil, fmt.Errorf("ask RoR: %w", err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, commandTimeout)
+	defer cancel()
+	return c.do(ctx, http.MethodPost, nil, body, path)
+}
+
+func (c *client) do(ctx context.Context, method string, query url.Values, send []byte, path []string) (json.RawMessage, error) {
 	escaped := make([]string, 0, len(path))
 	for _, p := range path {
 		escaped = append(escaped, url.PathEscape(p))
@@ -72,12 +97,15 @@ func (c *client) get(ctx context.Context, query url.Values, path ...string) (jso
 	if len(query) > 0 {
 		u += "?" + query.Encode()
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u, nil)
+	req, err := http.NewRequestWithContext(ctx, method, u, bytes.NewReader(send))
 	if err != nil {
 		return nil, fmt.Errorf("ask RoR: %w", err)
 	}
 	req.Header.Set(tokenHeader, c.token)
 	req.Header.Set("Accept", "application/json")
+	if send != nil {
+		req.Header.Set("Content-Type", "application/json")
+	}
 	req.Header.Set("User-Agent", "kasctl/"+version.Version)
 	resp, err := c.http.Do(req)
 	if err != nil {
@@ -101,10 +129,16 @@ func (c *client) check(resp *http.Response, body []byte) error {
 	switch code := resp.StatusCode; {
 	case code == http.StatusUnauthorized:
 		return fmt.Errorf("RoR at %s does not know the token (401): create a personal access token there and put it into ROR_TOKEN", c.base)
+	case code == http.StatusForbidden && resp.Request.Method == http.MethodPost:
+		return fmt.Errorf("RoR at %s: your user may not do this (403): it takes a maintainer of the agent's configuration project: %s", c.base, said)
 	case code == http.StatusForbidden:
 		return fmt.Errorf("RoR at %s: your user may not see this (403): %s", c.base, said)
 	case code >= 300 && code < 400:
 		return fmt.Errorf("RoR at %s redirects to %s: use that as --url", c.base, resp.Header.Get("Location"))
+	case code == http.StatusNoContent, code == http.StatusAccepted:
+		return nil
+	case code != http.StatusOK && resp.Request.Method == http.MethodPost:
+		return &refusedError{said} // by the agent, most likely, and RoR says all of it
 	case code == http.StatusTooManyRequests, code >= http.StatusInternalServerError:
 		return passingError{fmt.Errorf("RoR at %s is in trouble (%s), try again: %s", c.base, resp.Status, said)}
 	case code != http.StatusOK:

@@ -1,5 +1,6 @@
 // Package kasctl is the command line for people and CI jobs: which agents there are,
-// and how far each manifest project has come.
+// how far each manifest project has come, what a commit would change, and commands to
+// sync, suspend, resume, and approve of deletions.
 //
 // In come RoR's REST API (its address and a personal access token from flags or the
 // environment); out go tables, JSON or YAML on standard output, sorted and stable,
@@ -10,5 +11,8 @@
 //	2  called wrongly
 //	3  with --exit-code or --wait: something is not synced
 //
-// The package starts no goroutine, keeps no state and writes nothing to RoR.
+// diff has statuses of its own, as kubectl diff: 0 nothing would change, 1 something
+// would, 2 it could not be compared, 3 the commit is at fault.
+//
+// The package starts no goroutine and keeps no state; RoR decides who may do what.
 package kasctl

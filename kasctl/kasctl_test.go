@@ -4,11 +4,14 @@ import (
 	"bytes"
 	"context"
 	"flag"
+	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -29,16 +32,46 @@ type fakeRoR struct {
 	*httptest.Server
 	// status is the file that answers for agent 1 of project 4.
 	status atomic.Value
+	// diff is the file that answers for a comparison.
+	diff atomic.Value
 	// asked counts questions for a status.
 	asked atomic.Int64
 	// fail, unless zero, is the HTTP status of the next answers.
 	fail atomic.Int64
+
+	mu sync.Mutex
+	// commands that agent 1 was sent: the verb and the body.
+	commands []string
+	// refuse, unless zero, is the HTTP status of answers to commands.
+	refuse int
+}
+
+// command answers POST sync_status/<verb>.
+func (r *fakeRoR) command(w http.ResponseWriter, req *http.Request) {
+	body, _ := io.ReadAll(req.Body)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.commands = append(r.commands, req.PathValue("verb")+" "+string(body))
+	switch verb := req.PathValue("verb"); {
+	case r.refuse != 0:
+		w.WriteHeader(r.refuse)
+		_, _ = fmt.Fprintf(w, `{"message":"%d %s - the agent is\nnot connected"}`, r.refuse, http.StatusText(r.refuse))
+	case verb == "diff":
+		data, _ := os.ReadFile(filepath.Join("testdata", r.diff.Load().(string)))
+		_, _ = w.Write(data)
+	case verb == "sync":
+		w.WriteHeader(http.StatusAccepted)
+		_, _ = w.Write([]byte(`{"message":"202 Accepted"}`))
+	default:
+		w.WriteHeader(http.StatusNoContent)
+	}
 }
 
 func startRoR(t *testing.T) *fakeRoR {
 	t.Helper()
 	r := &fakeRoR{}
 	r.status.Store("synced.json")
+	r.diff.Store("diff.json")
 	file := func(w http.ResponseWriter, name string) {
 		data, err := os.ReadFile(filepath.Join("testdata", name))
 		if err != nil {
@@ -56,6 +89,7 @@ func startRoR(t *testing.T) *fakeRoR {
 		}
 		file(w, "none.json")
 	})
+	mux.HandleFunc("POST /api/v4/projects/4/cluster_agents/1/sync_status/{verb}", r.command)
 	mux.HandleFunc("GET /elsewhere/", func(w http.ResponseWriter, req *http.Request) {
 		http.Redirect(w, req, "https://gitlab.example"+req.URL.Path, http.StatusFound)
 	})
@@ -122,6 +156,7 @@ func TestKasctl_Shows(t *testing.T) {
 		{"status-no-objects.golden", "partial.json", []string{"status", "1", "--objects=false"}},
 		{"status-project.golden", "partial.json", []string{"status", "1", "--project", "demo/other"}},
 		{"status.yaml.golden", "partial.json", []string{"status", "1", "--output=yaml"}},
+		{"status-guarded.golden", "guarded.json", []string{"status", "1"}},
 		{"status-none.golden", "synced.json", []string{"status", "production"}},
 	} {
 		t.Run(row.golden, func(t *testing.T) {

@@ -113,7 +113,13 @@ func kindName(id *syncstatus.ObjectID) string {
 	return id.GetKind() + "." + id.GetGroup()
 }
 
-func source(o *syncstatus.ObjectStatus) string {
+// sourced is what comes from a line of a file.
+type sourced interface {
+	GetSourcePath() string
+	GetSourceLine() uint32
+}
+
+func sourceOf(o sourced) string {
 	if o.GetSourcePath() == "" || o.GetSourceLine() == 0 {
 		return o.GetSourcePath()
 	}

@@ -57,9 +57,8 @@ In CI, wait for a commit to be in the cluster and healthy:
 	flags.BoolVar(&s.exitCode, "exit-code", false, "exit with status 3 unless everything is synced")
 	flags.BoolVar(&s.wait, "wait", false, "wait until everything is synced; exit with status 3 when --timeout runs out first")
 	flags.StringVar(&s.commit, "commit", "", "with --wait or --exit-code: synced means that this commit is applied (at least 7 digits)")
-	flags.DurationVar(&s.timeout, "timeout", 5*time.Minute, "how long to --wait")
 	flags.BoolVarP(&s.watch, "watch", "w", false, "show the status again and again, until interrupted")
-	flags.DurationVar(&s.interval, "interval", time.Second, "how often --wait and --watch ask")
+	s.addWaitFlags(cmd)
 	return cmd
 }
 
@@ -67,6 +66,7 @@ var (
 	errWaitAndWatch = errors.New("--wait and --watch exclude each other")
 	errShortCommit  = errors.New("--commit: want 7 to 64 hexadecimal digits")
 	errNoEffect     = errors.New("--commit has an effect with --wait or --exit-code only")
+	errSyncCommit   = errors.New("--commit has an effect with --wait only")
 	errInterval     = errors.New("--interval and --timeout: want more than zero")
 )
 

@@ -109,6 +109,7 @@ func writeFaults(out io.Writer, s *agentStatus, headed bool) error {
 		if m := p.GetMessage(); m != "" {
 			lines = append(lines, fmt.Sprintf("%s: %s", projectName(p), m))
 		}
+		lines = append(lines, guardLines(s.agent, p)...)
 		for _, e := range p.GetErrors() {
 			lines = append(lines, fmt.Sprintf("%s: %s", projectName(p), fileError(e)))
 		}
@@ -138,7 +139,7 @@ func writeObjects(out io.Writer, statuses []*agentStatus, wide bool) error {
 					message = clip(oneLine(message), cellWidth)
 				}
 				t.row(projectName(p), kindName(o.GetId()), o.GetId().GetNamespace(), o.GetId().GetName(),
-					enumName(o.GetAction().String(), "ACTION_"), enumName(o.GetHealth().String(), "HEALTH_"), source(o), message)
+					enumName(o.GetAction().String(), "ACTION_"), enumName(o.GetHealth().String(), "HEALTH_"), sourceOf(o), message)
 			}
 		}
 	}
@@ -165,7 +166,7 @@ func rank(o *syncstatus.ObjectStatus) int {
 	switch {
 	case o.GetAction() == syncstatus.Action_ACTION_FAILED:
 		return 0
-	case o.GetHealth() == syncstatus.Health_HEALTH_FAILED:
+	case o.GetHealth() == syncstatus.Health_HEALTH_FAILED, o.GetContest() != nil:
 		return 1
 	case o.GetAction() == syncstatus.Action_ACTION_SKIPPED:
 		return 2

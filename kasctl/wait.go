@@ -65,9 +65,20 @@ func isCommit(s string) bool {
 	return len(s) >= 7 && len(s) <= 64 && strings.Trim(strings.ToLower(s), "0123456789abcdef") == ""
 }
 
-// runWait asks until everything is synced or the time is up, shows the status as it
-// is then, and says on progress what it waits for.
+// runWait waits until everything is synced.
 func (s *statusOptions) runWait(ctx context.Context, c *client, out, progress io.Writer) error {
+	return s.waitFor(ctx, c, out, progress, func(statuses []*agentStatus) (bool, error) {
+		err := unsynced(statuses, s.commit)
+		return err == nil, err
+	})
+}
+
+// verdict tells whether there is nothing to wait for any more, and what is not synced.
+type verdict func([]*agentStatus) (ended bool, err error)
+
+// waitFor asks until the verdict is final or the time is up, shows the status as it is
+// then, and says on progress what it waits for.
+func (s *statusOptions) waitFor(ctx context.Context, c *client, out, progress io.Writer, judge verdict) error {
 	deadline := s.clock.NewTimer(s.timeout)
 	defer deadline.Stop()
 	said := ""
@@ -78,8 +89,12 @@ func (s *statusOptions) runWait(ctx context.Context, c *client, out, progress io
 		}
 		reason := err
 		if err == nil {
-			if reason = unsynced(statuses, s.commit); reason == nil {
-				return s.writeNow(ctx, c, out)
+			var ended bool
+			if ended, reason = judge(statuses); ended {
+				if err := s.writeNow(ctx, c, out); err != nil {
+					return err
+				}
+				return reason
 			}
 		}
 		if text := reason.Error(); text != said {

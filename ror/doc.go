@@ -7,7 +7,7 @@
 // them says so, the rest works on.
 //
 // The rooms: registry keeps everything in a database; gitaly and kasapi speak to the
-// two neighbours; hosting makes projects, overview describes agents; internalapi,
-// rest, githttp and page are the four ways in. This package reads the configuration
-// and wires them.
+// two neighbours; hosting makes projects, overview describes agents, control carries
+// commands to clusters; internalapi, rest, githttp and page are the four ways in. This
+// package reads the configuration and wires them.
 package ror

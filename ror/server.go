@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/kas-agentk/kas/internal/admin"
+	"github.com/kas-agentk/kas/ror/control"
 	"github.com/kas-agentk/kas/ror/gitaly"
 	"github.com/kas-agentk/kas/ror/githttp"
 	"github.com/kas-agentk/kas/ror/hosting"
@@ -108,11 +109,12 @@ func serve(ctx context.Context, l net.Listener, handler http.Handler, log *zap.L
 func newHandler(cfg Config, s secrets, log *zap.Logger, reg *registry.Registry, git *gitaly.Client, kas *kasapi.Client) (http.Handler, error) {
 	projects := hosting.NewProjects(reg, git)
 	view := overview.New(reg, kas)
+	commands := control.New(reg, kas, log.Named("audit"))
 	isUnavailable := func(err error) bool { return errors.Is(err, gitaly.ErrUnavailable) }
 
 	pages, err := page.NewServer(page.Config{
 		ExternalURL: cfg.ExternalURL, KasAgentAddress: cfg.KasAgentAddress, IsUnavailable: isUnavailable, Log: log.Named("page"),
-	}, reg, projects, view)
+	}, reg, projects, view, commands)
 	if err != nil {
 		return nil, fmt.Errorf("pages: %w", err)
 	}
@@ -120,7 +122,7 @@ func newHandler(cfg Config, s secrets, log *zap.Logger, reg *registry.Registry, 
 	instrument := instrumenter(metrics)
 
 	api := http.NewServeMux()
-	rest.NewServer(rest.Config{ExternalURL: cfg.ExternalURL, IsUnavailable: isUnavailable, Log: log.Named("rest")}, reg, projects, view).Register(api)
+	rest.NewServer(rest.Config{ExternalURL: cfg.ExternalURL, IsUnavailable: isUnavailable, Log: log.Named("rest")}, reg, projects, view, commands).Register(api)
 	internal := http.NewServeMux()
 	internalapi.NewServer(internalapi.Config{
 		KasSecret: s.kas, ShellSecret: s.shell, ExternalURL: cfg.ExternalURL, Log: log.Named("internalapi"),

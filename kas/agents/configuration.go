@@ -1,6 +1,7 @@
 package agents
 
 import (
+	"cmp"
 	"fmt"
 	"regexp"
 	"strconv"
@@ -73,8 +74,13 @@ func check(cfg *agentcfg.ConfigurationFile) *mistake {
 			}
 		}
 		for j, p := range project.GetPaths() {
-			if _, err := manifests.NewSelector([]string{p.GetGlob()}); err != nil {
-				return &mistake{at("paths", strconv.Itoa(j), "glob"), err.Error()}
+			if keys, err := checkPath(p, cmp.Or(project.GetDefaultNamespace(), DefaultNamespace)); err != nil {
+				return &mistake{at(append([]string{"paths", strconv.Itoa(j)}, keys...)...), err.Error()}
+			}
+		}
+		for j, c := range project.GetHealthChecks() {
+			if key, err := checkHealth(c); err != nil {
+				return &mistake{at("health_checks", strconv.Itoa(j), key), err.Error()}
 			}
 		}
 	}

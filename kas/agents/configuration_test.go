@@ -43,6 +43,46 @@ func TestParseConfiguration_NamesTheMistake(t *testing.T) {
 			"gitops:\n  manifest_projects:\n  - id: a/b\n    paths:\n    - glob: '**/*.yaml'\n    - glob: '[a'\n",
 			`c.yaml:6: glob "[a" is not a valid pattern`,
 		},
+		"an entry of nothing": {
+			"gitops:\n  manifest_projects:\n  - id: a/b\n    paths:\n    - glob: a\n    - {}\n",
+			"c.yaml:6: an entry of paths is empty: write glob, kustomize or helm in it",
+		},
+		"an entry of two things": {
+			"gitops:\n  manifest_projects:\n  - id: a/b\n    paths:\n    - glob: a\n      kustomize: {path: b}\n",
+			"c.yaml:5: an entry of paths has both glob and kustomize: write an entry for each",
+		},
+		"a kustomization outside of the repository": {
+			"gitops:\n  manifest_projects:\n  - id: a/b\n    paths:\n    - kustomize:\n        path: ../b\n",
+			`c.yaml:6: kustomize.path "../b" leads out of the repository`,
+		},
+		"a kustomization without a path": {
+			"gitops:\n  manifest_projects:\n  - id: a/b\n    paths:\n    - kustomize: {}\n",
+			`c.yaml:5: gitops.manifest_projects[0].paths[0].kustomize.path: value length must be at least 1 characters`,
+		},
+		"a chart's file": {
+			"gitops:\n  manifest_projects:\n  - id: a/b\n    paths:\n    - helm:\n        chart: web/Chart.yaml\n",
+			`c.yaml:6: helm.chart "web/Chart.yaml" is a file: name its directory`,
+		},
+		"values outside of the repository": {
+			"gitops:\n  manifest_projects:\n  - id: a/b\n    paths:\n    - helm:\n        chart: web\n        values_files:\n        - ../x.yaml\n",
+			`c.yaml:7: helm.values_files: "../x.yaml" leads out of the repository`,
+		},
+		"a release that cannot be": {
+			"gitops:\n  manifest_projects:\n  - id: a/b\n    paths:\n    - helm:\n        chart: web\n        release_name: Web\n",
+			`c.yaml:7: helm.release_name "Web" is no name of a release`,
+		},
+		"a health check that does not compile": {
+			"gitops:\n  manifest_projects:\n  - id: a/b\n    health_checks:\n    - kind: Widget\n      current: statsu.ready\n",
+			`c.yaml:6: current: "statsu.ready" is no CEL expression: ERROR: <input>:1:1: undeclared reference to 'statsu'`,
+		},
+		"a health check that is no truth value": {
+			"gitops:\n  manifest_projects:\n  - id: a/b\n    health_checks:\n    - kind: Widget\n      failed: '\"a\"'\n      current: 'true'\n",
+			`c.yaml:6: failed: "\"a\"": the expression must be true or false, not string`,
+		},
+		"a chart's namespace that cannot be": {
+			"gitops:\n  manifest_projects:\n  - id: a/b\n    paths:\n    - helm:\n        chart: web\n        namespace: Web\n",
+			`c.yaml:7: helm.namespace "Web" is no namespace's name`,
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := ParseConfiguration("c.yaml", []byte(row.file))

@@ -10,6 +10,7 @@
 //
 //	refs.Follow(ctx, repo, ref, period, func(gitrepo.Revision)) error
 //	refs.Poke(func(gitlabapi.GitalyRepository) bool) // poll these now
+//	refs.Lookup(ctx, repo, ref) (gitrepo.Revision, error) // ask once
 //	content.Files(ctx, repo, commitID) ([]gitrepo.File, error)
 //	content.Blobs(ctx, repo, oids, maxSize, func(oid string, data []byte, size int64) error) error
 //	content.File(ctx, repo, commitID, path, maxSize) ([]byte, error)

@@ -96,6 +96,18 @@ func (r *Refs) Follow(ctx context.Context, repo gitrepo.Repository, ref gitrepo.
 	}
 }
 
+// Lookup asks Gitaly once what ref names now, whether or not anybody follows it. The
+// error is the revision's problem.
+func (r *Refs) Lookup(ctx context.Context, repo gitrepo.Repository, ref gitrepo.Ref) (gitrepo.Revision, error) {
+	ctx, cancel := context.WithTimeout(ctx, r.timeout)
+	defer cancel()
+	found, commitID, err := r.pool.lookup(ctx, repo, ref)
+	if err != nil {
+		return gitrepo.Revision{Ref: found, Problem: err}, err
+	}
+	return gitrepo.Revision{Ref: found, CommitID: commitID, DetectedAt: r.clock.Now()}, nil
+}
+
 // Poke polls the followed refs of the repositories that match, now.
 func (r *Refs) Poke(match func(gitlabapi.GitalyRepository) bool) {
 	r.mu.Lock()

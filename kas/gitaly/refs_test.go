@@ -316,3 +316,16 @@ func TestPoke_PollsNow(t *testing.T) {
 	f.refs.Poke(func(r gitlabapi.GitalyRepository) bool { return r.GlProjectPath == "group/a" })
 	assert.Equal(t, oid("two"), fo.next().CommitID)
 }
+
+func TestLookup_AsksOnceAndFollowsNothing(t *testing.T) {
+	f := startRefs(t)
+	first := f.fake.commit("refs/heads/main", "one", nil)
+	got, err := f.refs.Lookup(t.Context(), repo, gitrepo.Ref{Branch: "main"})
+	require.NoError(t, err)
+	assert.Equal(t, gitrepo.Revision{Ref: gitrepo.Ref{Branch: "main"}, CommitID: first, DetectedAt: f.clock.Now()}, got)
+	assert.Equal(t, 1, f.fake.count(infoRefs))
+	assert.False(t, f.clock.HasWaiters())
+	_, err = f.refs.Lookup(t.Context(), repo, gitrepo.Ref{Branch: "none"})
+	var missing *gitrepo.RefNotFoundError
+	require.ErrorAs(t, err, &missing)
+}

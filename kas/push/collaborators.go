@@ -29,6 +29,8 @@ type Access interface {
 type Source interface {
 	Follow(ctx context.Context, repo gitrepo.Repository, ref gitrepo.Ref, period time.Duration,
 		notify func(gitrepo.Revision)) error
+	Lookup(ctx context.Context, repo gitrepo.Repository, ref gitrepo.Ref) (gitrepo.Revision, error)
+	Poke(match func(gitlabapi.GitalyRepository) bool)
 	Files(ctx context.Context, repo gitrepo.Repository, commitID string) ([]gitrepo.File, error)
 	Blobs(ctx context.Context, repo gitrepo.Repository, oids []string, maxSize int64,
 		yield func(oid string, data []byte, size int64) error) error

@@ -28,6 +28,7 @@ func sha(s string) string {
 type repository struct {
 	mu        sync.Mutex
 	revision  *gitrepo.Revision
+	tip       *gitrepo.Revision            // what the next Poke shows; nil: nothing new
 	commits   map[string]map[string]string // by commit ID: contents by path
 	broken    error                        // what Files and Blobs return
 	followers map[chan gitrepo.Revision]struct{}
@@ -102,6 +103,49 @@ func (r *repository) breakReading(err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.broken = err
+}
+
+// Lookup finds the branch at the tip, branches and commits by the names of add.
+func (r *repository) Lookup(_ context.Context, _ gitrepo.Repository, ref gitrepo.Ref) (gitrepo.Revision, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	tip := r.tip
+	if tip == nil {
+		tip = r.revision
+	}
+	switch {
+	case r.broken != nil:
+		return gitrepo.Revision{}, r.broken
+	case ref.Branch != "" && ref.Branch != "main":
+		if _, ok := r.commits[sha(ref.Branch)]; ok {
+			return gitrepo.Revision{Ref: ref, CommitID: sha(ref.Branch), DetectedAt: detected}, nil
+		}
+		return gitrepo.Revision{}, &gitrepo.RefNotFoundError{Ref: ref}
+	case tip == nil:
+		return gitrepo.Revision{}, gitrepo.ErrEmpty
+	default:
+		return *tip, tip.Problem
+	}
+}
+
+// Poke shows followers the tip.
+func (r *repository) Poke(match func(gitlabapi.GitalyRepository) bool) {
+	r.mu.Lock()
+	tip := r.tip
+	r.tip = nil
+	r.mu.Unlock()
+	if tip != nil && match(gitlabapi.GitalyRepository{StorageName: "default", RelativePath: "@hashed/a.git"}) {
+		r.set(*tip)
+	}
+}
+
+// commitUnseen moves the branch to a new commit that followers see when they are poked.
+func (r *repository) commitUnseen(name string, files map[string]string) string {
+	id := r.add(name, files)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.tip = &gitrepo.Revision{Ref: gitrepo.Ref{Branch: "main"}, CommitID: id, DetectedAt: detected}
+	return id
 }
 
 func (r *repository) Files(_ context.Context, _ gitrepo.Repository, commitID string) ([]gitrepo.File, error) {

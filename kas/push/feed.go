@@ -18,6 +18,7 @@ import (
 	"github.com/kas-agentk/kas/internal/logging"
 	"github.com/kas-agentk/kas/internal/retry"
 	"github.com/kas-agentk/kas/manifests"
+	"github.com/kas-agentk/kas/manifests/render"
 )
 
 const (
@@ -56,6 +57,8 @@ type feeds struct {
 	clock   clock.WithTicker
 	metrics *metrics
 	log     *zap.Logger
+	// renderer is shared by all feeds, so that it bounds what is rendered at once.
+	renderer *render.Renderer
 
 	mu   sync.Mutex
 	open map[feedKey]*feed
@@ -118,7 +121,7 @@ type feed struct {
 	key       feedKey
 	repo      gitrepo.Repository
 	ref       gitrepo.Ref
-	selector  *manifests.Selector
+	selector  *sources
 	namespace string
 	log       *zap.Logger
 	cancel    context.CancelFunc
@@ -129,9 +132,11 @@ type feed struct {
 	streams int // guarded by feeds.mu
 
 	// Owned by run.
-	files  map[string]parsed
-	built  *built
-	wanted *gitrepo.Revision // the newest that is not passing trouble
+	files map[string]parsed
+	// rendered has what entries gave for the set, by their keys.
+	rendered map[string]render.Result
+	built    *built
+	wanted   *gitrepo.Revision // the newest that is not passing trouble
 
 	mu      sync.Mutex
 	view    *view
@@ -252,9 +257,11 @@ func (f *feed) note(set *manifests.Set) string {
 	switch {
 	case len(set.Objects) > 0 || len(set.Errors) > 0:
 		return ""
-	case len(f.files) == 0:
+	case len(f.files) == 0 && len(f.selector.renders) == 0:
 		return fmt.Sprintf("no file of the commit matches the globs %s: correct paths in the agent's configuration, or push manifests",
 			strings.Join(f.selector.Globs(), ", "))
+	case len(f.selector.renders) > 0:
+		return "neither what is rendered nor the files that the globs select hold an object: push manifests"
 	default:
 		return "the files that the globs select hold no object: push manifests"
 	}

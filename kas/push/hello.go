@@ -28,7 +28,7 @@ type wish struct {
 	// projectID is the project as the agent names it.
 	projectID string
 	ref       gitrepo.Ref
-	selector  *manifests.Selector
+	selector  *sources
 	namespace string
 	// commitID of the set that the agent holds, and its digests. Empty: none.
 	commitID string
@@ -65,12 +65,8 @@ func newWish(project *agentcfg.ManifestProject) (*wish, error) {
 	if n := len(project.GetPaths()); n > maxGlobs {
 		return nil, fmt.Errorf("project.paths has %d globs, more than the limit of %d", n, maxGlobs)
 	}
-	globs := make([]string, 0, len(project.GetPaths()))
-	for _, path := range project.GetPaths() {
-		globs = append(globs, path.GetGlob())
-	}
 	var err error
-	if w.selector, err = manifests.NewSelector(globs); err != nil {
+	if w.selector, err = newSources(project.GetPaths(), w.namespace); err != nil {
 		return nil, fmt.Errorf("project.paths: %w", err)
 	}
 	if w.ref, err = refOf(project.GetRef()); err != nil {

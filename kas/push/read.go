@@ -35,9 +35,16 @@ func (f *feed) read(ctx context.Context, commitID string) (manifests.Set, error)
 	}
 	slices.SortFunc(selected, func(a, b gitrepo.File) int { return strings.Compare(a.Path, b.Path) })
 
+	results, err := f.render(ctx, all)
+	if err != nil {
+		return manifests.Set{}, fmt.Errorf("read commit %s: %w", commitID, err)
+	}
 	r := &reader{feed: f, files: make(map[string]parsed, len(selected))}
-	results := make([]manifests.FileResult, 0, len(selected))
+	results = slices.Grow(results, len(selected))
 	var size int64
+	for i := range results {
+		size += results[i].Size
+	}
 	for start := 0; start < len(selected) && size <= f.feeds.limits.MaxTotalSize; start += readBatch {
 		batch := selected[start:min(start+readBatch, len(selected))]
 		if start >= f.feeds.limits.MaxFiles {

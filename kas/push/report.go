@@ -9,8 +9,12 @@ import (
 	"github.com/kas-agentk/kas/api/syncstatus"
 )
 
-// maxMessage is where an agent's message about one thing is cut, in bytes.
-const maxMessage = 4096
+const (
+	// maxMessage is where an agent's message about one thing is cut, in bytes.
+	maxMessage = 4096
+	// maxHeld is how many objects of a held prune are shown.
+	maxHeld = 100
+)
 
 // checkReport makes sure that a report is one that others can work with. Values of
 // enumerations that this kas does not know become unspecified.
@@ -39,6 +43,26 @@ func checkReport(r *agentrpc.Report) error {
 	for i, id := range r.GetRemoved() {
 		if err := checkID(id); err != nil {
 			return fmt.Errorf("removed object %d: %w", i, err)
+		}
+	}
+	if s := r.GetSuspension(); s != nil {
+		s.By = clip(s.GetBy())
+	}
+	return checkHeld(r.GetHeldPrune())
+}
+
+func checkHeld(h *syncstatus.HeldPrune) error {
+	if h == nil {
+		return nil
+	}
+	if !isCommitID(h.GetCommitId()) {
+		return fmt.Errorf("held_prune.commit_id %.80q is not a commit ID", h.GetCommitId())
+	}
+	h.Reason = clip(h.GetReason())
+	h.Objects = h.GetObjects()[:min(len(h.GetObjects()), maxHeld)]
+	for i, id := range h.GetObjects() {
+		if err := checkID(id); err != nil {
+			return fmt.Errorf("held_prune: object %d: %w", i, err)
 		}
 	}
 	return nil

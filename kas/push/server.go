@@ -1,6 +1,7 @@
 package push
 
 import (
+	"cmp"
 	"context"
 	"sync"
 	"time"
@@ -15,6 +16,7 @@ import (
 	"github.com/kas-agentk/kas/api/agentrpc"
 	"github.com/kas-agentk/kas/internal/grpctool"
 	"github.com/kas-agentk/kas/manifests"
+	"github.com/kas-agentk/kas/manifests/render"
 )
 
 // Config is how object sets are made and sent.
@@ -26,9 +28,19 @@ type Config struct {
 	RecheckPeriod time.Duration
 	// Limits of one commit.
 	Limits manifests.Limits
+	// RenderTimeout is how long one kustomization or chart may take to render. Zero:
+	// DefaultRenderTimeout.
+	RenderTimeout time.Duration
 	// Clock. Nil: the real one.
 	Clock clock.WithTicker
 }
+
+const (
+	// DefaultRenderTimeout leaves large charts time on a busy machine.
+	DefaultRenderTimeout = 30 * time.Second
+	// parallelRenders keeps rendering from taking the whole machine.
+	parallelRenders = 4
+)
 
 // DefaultConfig is GitLab's where GitLab has it.
 func DefaultConfig() Config {
@@ -59,6 +71,7 @@ type Server struct {
 	log     *zap.Logger
 	feeds   *feeds
 	metrics *metrics
+	book    book
 
 	mu       sync.Mutex
 	draining chan struct{}
@@ -91,7 +104,10 @@ func NewServer(config Config, with Collaborators) *Server {
 			clock:   config.Clock,
 			metrics: m,
 			log:     with.Log,
-			open:    make(map[feedKey]*feed),
+			renderer: render.New(render.Config{
+				Limits: config.Limits, Timeout: cmp.Or(config.RenderTimeout, DefaultRenderTimeout), Parallel: parallelRenders,
+			}),
+			open: make(map[feedKey]*feed),
 		},
 	}
 }
@@ -137,8 +153,7 @@ func (s *Server) Connect(rpc grpc.BidiStreamingServer[agentrpc.ConnectRequest, a
 	}
 	s.metrics.streams.Inc()
 	defer s.metrics.streams.Dec()
-	st := &stream{server: s, rpc: rpc, token: token, agent: agent}
-	return st.run(ctx)
+	return newStream(s, rpc, token, agent).run(ctx)
 }
 
 // refusal returns the status that ends a stream for an error of Access.

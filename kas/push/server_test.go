@@ -546,6 +546,12 @@ func TestConnect_TellsTheLogEachSetsStoryOnce(t *testing.T) {
 	h.repo.commit("one", map[string]string{"a.yaml": configMap("a", "1")})
 	a := h.connect(1)
 	a.receive()
+	testkit.Eventually(t, func() error {
+		if h.log.FilterMessage("Object set sent").Len() != 1 {
+			return errors.New("kas is still at it")
+		}
+		return nil
+	})
 	for _, r := range []*agentrpc.Report{
 		{CommitId: sha("one"), State: syncstatus.State_STATE_SYNCING},
 		{CommitId: sha("one"), State: syncstatus.State_STATE_SYNCED, More: true},
@@ -609,7 +615,7 @@ func TestConnect_RefusesBadReports(t *testing.T) {
 	h := start(t)
 	for name, request := range map[string]*agentrpc.ConnectRequest{
 		"a second Hello":          {Message: &agentrpc.ConnectRequest_Hello{Hello: &agentrpc.Hello{}}},
-		"nothing":                 {},
+		"a bad held prune":        {Message: &agentrpc.ConnectRequest_Report{Report: &agentrpc.Report{HeldPrune: &syncstatus.HeldPrune{CommitId: "x"}}}},
 		"a bad commit":            {Message: &agentrpc.ConnectRequest_Report{Report: &agentrpc.Report{CommitId: "x"}}},
 		"an object without an ID": {Message: &agentrpc.ConnectRequest_Report{Report: &agentrpc.Report{Removed: []*syncstatus.ObjectID{nil}}}},
 	} {

@@ -46,8 +46,25 @@ type stream struct {
 	// story is there before ready is closed.
 	story *story
 
+	// orders are for the stream's own goroutine, between two sets.
+	orders chan order
+	// comparing holds a token while a comparison is under way.
+	comparing chan struct{}
+	// gone is closed when the stream has ended.
+	gone chan struct{}
+
 	mu     sync.Mutex
 	closed bool // no report goes to the Status any more
+	// waiting are those who wait for the agent's answers, by what they asked.
+	waiting map[string]chan<- *agentrpc.ConnectRequest
+}
+
+func newStream(server *Server, rpc grpc.BidiStreamingServer[agentrpc.ConnectRequest, agentrpc.ConnectResponse], token string, agent gitlabapi.AgentInfo) *stream {
+	return &stream{
+		server: server, rpc: rpc, token: token, agent: agent,
+		orders: make(chan order), comparing: make(chan struct{}, 1), gone: make(chan struct{}),
+		waiting: make(map[string]chan<- *agentrpc.ConnectRequest),
+	}
 }
 
 // run serves the stream until the agent hangs up, loses its access, or kas stops.
@@ -79,13 +96,16 @@ func (s *stream) run(ctx context.Context) error {
 	s.story = &story{clock: s.server.clock, log: s.server.log.With(
 		logging.AgentID(s.agent.AgentID), zap.String("agent", s.agent.AgentName), logging.Project(s.wish.projectID))}
 	close(ready)
+	s.server.book.add(s)
 	s.feed = s.server.feeds.join(ctx, s.repository(), s.wish)
 	defer func() { s.server.feeds.leave(s.feed) }()
 	return s.serve(ctx, ended)
 }
 
-// close ends what the Status hears of the stream.
+// close ends what others hear of the stream.
 func (s *stream) close() {
+	s.server.book.remove(s)
+	close(s.gone)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.closed = true
@@ -116,16 +136,30 @@ func (s *stream) receive(ctx context.Context, hello chan<- *agentrpc.ConnectRequ
 			}
 			continue
 		}
-		report := request.GetReport()
-		if report == nil {
-			return status.Error(codes.InvalidArgument, "only reports may follow Hello")
+		if err := s.take(request); err != nil {
+			return err
 		}
-		if err := checkReport(report); err != nil {
+	}
+}
+
+// take acts on a message after Hello. One that this kas does not know is skipped: the
+// agent may be newer.
+func (s *stream) take(request *agentrpc.ConnectRequest) error {
+	switch m := request.GetMessage().(type) {
+	case *agentrpc.ConnectRequest_Hello:
+		return status.Error(codes.InvalidArgument, "Hello may come only once")
+	case *agentrpc.ConnectRequest_Report:
+		if err := checkReport(m.Report); err != nil {
 			return status.Errorf(codes.InvalidArgument, "Report: %v", err)
 		}
-		s.story.reported(report)
-		s.report(report)
+		s.story.reported(m.Report)
+		s.report(m.Report)
+	case *agentrpc.ConnectRequest_CommandResult:
+		s.answered(m.CommandResult.GetId(), request)
+	case *agentrpc.ConnectRequest_Comparison:
+		s.answered(m.Comparison.GetId(), request)
 	}
+	return nil
 }
 
 func (s *stream) report(report *agentrpc.Report) {
@@ -175,13 +209,26 @@ func (s *stream) serve(ctx context.Context, ended <-chan error) error {
 			if err := s.showTimed(ctx, v); err != nil {
 				return err
 			}
-			continue // something newer may be there already
+			// Something newer may be there already; however often people push,
+			// orders get their turn.
+			select {
+			case o := <-s.orders:
+				if err := s.carryOut(ctx, o); err != nil {
+					return err
+				}
+			default:
+			}
+			continue
 		}
 		select {
 		case <-s.server.draining:
 			return errDraining
 		case err := <-ended:
 			return err
+		case o := <-s.orders:
+			if err := s.carryOut(ctx, o); err != nil {
+				return err
+			}
 		case <-changed:
 		case <-timer.C():
 			s.server.streams.Add(1)
@@ -309,21 +356,8 @@ func (s *stream) send(b *built) error {
 	default:
 		fresh = s.feed.delta(nil, b)
 	}
-	header := &agentrpc.ConnectResponse{Message: &agentrpc.ConnectResponse_Header{Header: &agentrpc.Header{
-		CommitId:     b.commitID,
-		Ref:          b.ref,
-		Mode:         mode,
-		BaseCommitId: base,
-		ProjectId:    s.project.ProjectID,
-		ProjectPath:  s.project.GitalyRepository.GlProjectPath,
-		DetectedAt:   timestamppb.New(b.detectedAt),
-	}}}
-	for _, part := range [][]*agentrpc.ConnectResponse{{header}, fresh.messages, b.refs(), {b.trailer}} {
-		for _, message := range part {
-			if err := s.rpc.Send(message); err != nil {
-				return fmt.Errorf("send the set of commit %s: %w", b.commitID, err)
-			}
-		}
+	if err := s.sendSet(b, fresh, &agentrpc.Header{Mode: mode, BaseCommitId: base}); err != nil {
+		return err
 	}
 	s.sent, s.wish.held = b, nil // the set's own digests are what it holds now
 	m := s.server.metrics
@@ -331,5 +365,21 @@ func (s *stream) send(b *built) error {
 	m.objects.Add(float64(fresh.objects))
 	m.bytes.Add(float64(fresh.bytes))
 	s.story.sent(b, fresh)
+	return nil
+}
+
+// sendSet sends the messages of a set, whose header it completes.
+func (s *stream) sendSet(b *built, fresh *delta, header *agentrpc.Header) error {
+	header.CommitId, header.Ref = b.commitID, b.ref
+	header.ProjectId, header.ProjectPath = s.project.ProjectID, s.project.GitalyRepository.GlProjectPath
+	header.DetectedAt = timestamppb.New(b.detectedAt)
+	first := []*agentrpc.ConnectResponse{{Message: &agentrpc.ConnectResponse_Header{Header: header}}}
+	for _, part := range [][]*agentrpc.ConnectResponse{first, fresh.messages, b.refs(), {b.trailer}} {
+		for _, message := range part {
+			if err := s.rpc.Send(message); err != nil {
+				return fmt.Errorf("send the set of commit %s: %w", b.commitID, err)
+			}
+		}
+	}
 	return nil
 }

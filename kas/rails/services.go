@@ -7,6 +7,8 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/kas-agentk/kas/api/agentcfg"
+	"github.com/kas-agentk/kas/api/agentrpc"
 	"github.com/kas-agentk/kas/api/railsrpc"
 	"github.com/kas-agentk/kas/api/syncstatus"
 )
@@ -34,10 +36,20 @@ type Statuses interface {
 	Watch(ctx context.Context, agentID int64, projectID string, send func(*syncstatus.ProjectStatus) error) error
 }
 
+// Controls carries to agents what people want of their projects. Its errors have a gRPC
+// status: UNAVAILABLE where no agent is connected for the project.
+type Controls interface {
+	// Command returns when the agent has answered.
+	Command(ctx context.Context, agentID int64, projectID string, command *agentrpc.Command) error
+	// Compare calls send with what a ref (nil: what the project follows) would do to the
+	// cluster.
+	Compare(ctx context.Context, agentID int64, projectID string, ref *agentcfg.GitRef, by string, send func(*railsrpc.DiffResponse) error) error
+}
+
 // RegisterServices adds what RoR may ask of kas to a server.
-func RegisterServices(server grpc.ServiceRegistrar, agents Agents, statuses Statuses) {
+func RegisterServices(server grpc.ServiceRegistrar, agents Agents, statuses Statuses, controls Controls) {
 	railsrpc.RegisterAgentTrackerServer(server, &agentTracker{agents: agents})
-	railsrpc.RegisterSyncStatusServer(server, &syncStatus{statuses: statuses})
+	railsrpc.RegisterSyncStatusServer(server, &syncStatus{agents: agents, statuses: statuses, controls: controls})
 }
 
 type agentTracker struct {
@@ -55,7 +67,9 @@ func (t *agentTracker) GetConnectedAgents(_ context.Context, req *railsrpc.GetCo
 
 type syncStatus struct {
 	railsrpc.UnimplementedSyncStatusServer
+	agents   Agents
 	statuses Statuses
+	controls Controls
 }
 
 // Get implements railsrpc.SyncStatusServer.

@@ -64,7 +64,7 @@ func serve(t *testing.T) *grpc.ClientConn {
 	t.Helper()
 	auth := Auth{Secret: secret, Clock: clock.RealClock{}}
 	server := grpc.NewServer(grpc.UnaryInterceptor(auth.Unary), grpc.StreamInterceptor(auth.Stream))
-	RegisterServices(server, knowing{}, knowing{})
+	RegisterServices(server, knowing{}, knowing{}, knowing{})
 	grpc_health_v1.RegisterHealthServer(server, health.NewServer())
 	reflection.Register(server)
 	listener := bufconn.Listen(1 << 20)

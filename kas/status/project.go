@@ -83,8 +83,15 @@ func (p *project) take(report *agentrpc.Report) bool {
 	if report.GetMore() {
 		return false
 	}
-	p.merge(p.staged)
+	staged := p.staged
 	p.staged = nil
+	if p.report != nil && blind(report) {
+		// What it said before stands, but for who suspended it.
+		p.report = proto.CloneOf(p.report)
+		p.report.State, p.report.Message, p.report.Suspension = report.GetState(), report.GetMessage(), report.GetSuspension()
+		return true
+	}
+	p.merge(staged)
 	p.report = &agentrpc.Report{
 		CommitId:        report.GetCommitId(),
 		AppliedCommitId: report.GetAppliedCommitId(),
@@ -92,8 +99,16 @@ func (p *project) take(report *agentrpc.Report) bool {
 		Message:         report.GetMessage(),
 		AppliedAt:       report.GetAppliedAt(),
 		ReadyAt:         report.GetReadyAt(),
+		Suspension:      report.GetSuspension(),
+		HeldPrune:       report.GetHeldPrune(),
 	}
 	return true
+}
+
+// blind says that the agent was started while the project is suspended, and has looked at
+// nothing yet.
+func blind(report *agentrpc.Report) bool {
+	return report.GetState() == syncstatus.State_STATE_SUSPENDED && report.GetCommitId() == ""
 }
 
 func (p *project) merge(s *staged) {

@@ -30,6 +30,8 @@ type reported struct {
 	commit, applied, message string
 	state                    syncstatus.State
 	appliedAt, readyAt       *timestamppb.Timestamp
+	suspension               *syncstatus.Suspension
+	heldPrune                *syncstatus.HeldPrune
 }
 
 // render puts a project's status together, with or without its objects.
@@ -70,6 +72,9 @@ func render(s snapshot, withObjects bool) *syncstatus.ProjectStatus {
 		Errors:    source.GetErrors(),
 		Connected: s.connected,
 		UpdatedAt: timestamppb.New(s.updatedAt),
+
+		Suspension: s.report.suspension,
+		HeldPrune:  s.report.heldPrune,
 	}
 	out.State, out.Message = State(facts)
 	if s.report.commit == source.GetWantedCommit() {

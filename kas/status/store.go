@@ -223,6 +223,7 @@ func snap(a *agent, p *project) snapshot {
 		out.report = reported{
 			commit: r.GetCommitId(), applied: r.GetAppliedCommitId(), message: r.GetMessage(),
 			state: r.GetState(), appliedAt: r.GetAppliedAt(), readyAt: r.GetReadyAt(),
+			suspension: r.GetSuspension(), heldPrune: r.GetHeldPrune(),
 		}
 	}
 	return out

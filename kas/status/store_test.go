@@ -122,6 +122,41 @@ func TestStore_PutsGitAndAgentTogether(t *testing.T) {
 	}
 }
 
+func TestStore_ShowsSuspensionAndHeldPruneAsLongAsTheAgentDoes(t *testing.T) {
+	store, _ := newStore(t, nil)
+	syncTo(store, "c1", "a")
+	report := reportOf("c1", healthy("a")...)
+	report.State, report.Message = syncstatus.State_STATE_SUSPENDED, "suspended by ann"
+	report.Suspension = &syncstatus.Suspension{By: "ann", At: timestamppb.New(epoch)}
+	report.HeldPrune = &syncstatus.HeldPrune{CommitId: "c1", Total: 12, Objects: []*syncstatus.ObjectID{{Kind: "ConfigMap", Name: "a"}}}
+	store.Report(seven, staging, report)
+	store.Source(seven, staging, sourceOf("c2"))
+	got := mustGet(t, store)
+	if got.GetState() != syncstatus.State_STATE_SUSPENDED || got.GetWantedCommit() != "c2" || got.GetAppliedCommit() != "c1" {
+		t.Errorf("got %v", got)
+	}
+	if diff := cmp.Diff(report.GetSuspension(), got.GetSuspension(), protocmp.Transform()); diff != "" {
+		t.Error(diff)
+	}
+	if diff := cmp.Diff(report.GetHeldPrune(), got.GetHeldPrune(), protocmp.Transform()); diff != "" {
+		t.Error(diff)
+	}
+
+	// The agent is restarted, and looks at nothing.
+	store.Report(seven, staging, &agentrpc.Report{
+		State: syncstatus.State_STATE_SUSPENDED, Message: "still suspended by ann", Suspension: report.GetSuspension(), Reset_: true,
+	})
+	got = mustGet(t, store)
+	if got.GetMessage() != "still suspended by ann" || got.GetAppliedCommit() != "c1" || len(got.GetObjects()) != 1 || got.GetHeldPrune() == nil {
+		t.Errorf("after a restart, got %v", got)
+	}
+
+	store.Report(seven, staging, reportOf("c2", healthy("a")...))
+	if got := mustGet(t, store); got.GetSuspension() != nil || got.GetHeldPrune() != nil {
+		t.Errorf("got %v", got)
+	}
+}
+
 func TestStore_MergesReports(t *testing.T) {
 	more := func(r *agentrpc.Report) *agentrpc.Report { r.More = true; return r }
 	delta := func(r *agentrpc.Report, removed ...string) *agentrpc.Report {

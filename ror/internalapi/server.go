@@ -3,7 +3,6 @@ package internalapi
 import (
 	"crypto/subtle"
 	"encoding/base64"
-	"errors"
 	"net/http"
 	"strings"
 
@@ -107,28 +106,12 @@ func (s *Server) serve(h handler) http.Handler {
 		if err == nil {
 			return
 		}
-		answer := toAnswer(err)
+		answer := jsonhttp.ToAnswer(err)
 		if answer.Status >= http.StatusInternalServerError && r.Context().Err() == nil {
 			s.cfg.Log.Error("internal API request failed", zap.String("path", r.URL.Path), zap.Error(err))
 		}
 		jsonhttp.WriteError(w, answer)
 	})
-}
-
-func toAnswer(err error) *jsonhttp.Error {
-	var answer *jsonhttp.Error
-	var invalid *registry.InvalidError
-	switch {
-	case errors.As(err, &answer):
-		return answer
-	case errors.As(err, &invalid):
-		return jsonhttp.BadRequest("%s", invalid.Error())
-	case errors.Is(err, registry.ErrUnauthorized):
-		return jsonhttp.ErrUnauthorized
-	case errors.Is(err, registry.ErrNotFound):
-		return jsonhttp.ErrNotFound
-	}
-	return &jsonhttp.Error{Status: http.StatusInternalServerError, Message: "500 Internal Server Error"}
 }
 
 // fromKas lets only kas through.

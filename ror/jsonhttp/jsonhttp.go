@@ -11,6 +11,7 @@ import (
 	"net/http"
 
 	"github.com/kas-agentk/kas/internal/gitlabapi"
+	"github.com/kas-agentk/kas/ror/registry"
 )
 
 // Error is an answer that tells a client why it does not get what it asked for.
@@ -37,6 +38,24 @@ func NotFound(what string) *Error {
 // BadRequest says what is wrong with the request.
 func BadRequest(format string, args ...any) *Error {
 	return &Error{http.StatusBadRequest, fmt.Sprintf(format, args...)}
+}
+
+// ToAnswer is what a client is told of an error: one of this package, one of the
+// registry, or that something went wrong.
+func ToAnswer(err error) *Error {
+	var answer *Error
+	var invalid *registry.InvalidError
+	switch {
+	case errors.As(err, &answer):
+		return answer
+	case errors.As(err, &invalid):
+		return BadRequest("%s", invalid.Error())
+	case errors.Is(err, registry.ErrUnauthorized):
+		return ErrUnauthorized
+	case errors.Is(err, registry.ErrNotFound):
+		return ErrNotFound
+	}
+	return &Error{http.StatusInternalServerError, "500 Internal Server Error"}
 }
 
 // Write answers with a value as JSON.

@@ -1,6 +1,10 @@
-// Package kasapi asks kas, over gRPC, which agents are connected. Each call carries
-// a fresh JWT and answers within a second, so that a page never waits for a kas
-// that is away. The connection is made when first needed and again whenever it broke.
+// Package kasapi asks kas, over gRPC, which agents are connected, and carries people's
+// commands to agents. Each call carries a fresh JWT and has a deadline of its own:
+// which agents are connected is answered within a second, so that a page never waits
+// for a kas that is away; a command takes as long as the agent behind kas may. The
+// connection is made when first needed and again whenever it broke.
+//
+// A command that came to nothing is an *Error, whose message is for people.
 package kasapi
 
 import (
@@ -18,7 +22,7 @@ import (
 	"github.com/kas-agentk/kas/internal/jwtauth"
 )
 
-// Timeout is how long a call may take.
+// Timeout is how long the question for connected agents may take.
 const Timeout = time.Second
 
 // Config is where kas is.
@@ -35,6 +39,7 @@ type Config struct {
 type Client struct {
 	conn    *grpc.ClientConn
 	tracker railsrpc.AgentTrackerClient
+	sync    railsrpc.SyncStatusClient
 }
 
 // NewClient does not connect yet. The caller closes the client.
@@ -59,7 +64,7 @@ func NewClient(cfg Config, options ...grpc.DialOption) (*Client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("kas client: %w", err)
 	}
-	return &Client{conn: conn, tracker: railsrpc.NewAgentTrackerClient(conn)}, nil
+	return &Client{conn: conn, tracker: railsrpc.NewAgentTrackerClient(conn), sync: railsrpc.NewSyncStatusClient(conn)}, nil
 }
 
 // Close ends the connection.

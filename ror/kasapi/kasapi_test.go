@@ -49,11 +49,12 @@ func (s *tracker) GetConnectedAgents(ctx context.Context, req *railsrpc.GetConne
 	return res, nil
 }
 
-func start(t *testing.T, s *tracker, with []byte) *kasapi.Client {
+func start(t *testing.T, s *tracker, commands *statuses, with []byte) *kasapi.Client {
 	t.Helper()
 	l := bufconn.Listen(1 << 16)
 	srv := grpc.NewServer()
 	railsrpc.RegisterAgentTrackerServer(srv, s)
+	railsrpc.RegisterSyncStatusServer(srv, commands)
 	done := make(chan error, 1)
 	go func() { done <- srv.Serve(l) }()
 	c, err := kasapi.NewClient(kasapi.Config{Address: "passthrough:///kas", Secret: with},
@@ -68,24 +69,24 @@ func start(t *testing.T, s *tracker, with []byte) *kasapi.Client {
 }
 
 func TestConnectedAgents_AsksWithAToken(t *testing.T) {
-	list, err := start(t, &tracker{}, secret).ConnectedAgents(t.Context(), []int64{3, 5})
+	list, err := start(t, &tracker{}, &statuses{}, secret).ConnectedAgents(t.Context(), []int64{3, 5})
 	require.NoError(t, err)
 	require.Len(t, list, 2)
 	require.Equal(t, int64(5), list[1].GetAgentId())
 
-	_, err = start(t, &tracker{}, []byte(strings.Repeat("x", 32))).ConnectedAgents(t.Context(), []int64{3})
+	_, err = start(t, &tracker{}, &statuses{}, []byte(strings.Repeat("x", 32))).ConnectedAgents(t.Context(), []int64{3})
 	require.Equal(t, codes.Unauthenticated, status.Code(err))
 }
 
 func TestConnectedAgents_NeverHangs(t *testing.T) {
 	began := time.Now()
-	_, err := start(t, &tracker{hang: true}, secret).ConnectedAgents(t.Context(), []int64{3})
+	_, err := start(t, &tracker{hang: true}, &statuses{}, secret).ConnectedAgents(t.Context(), []int64{3})
 	require.Equal(t, codes.DeadlineExceeded, status.Code(err))
 	require.GreaterOrEqual(t, time.Since(began), kasapi.Timeout)
 }
 
 func TestConnectedAgents_NobodyIsAskedAboutNobody(t *testing.T) {
-	list, err := start(t, &tracker{hang: true}, secret).ConnectedAgents(t.Context(), nil)
+	list, err := start(t, &tracker{hang: true}, &statuses{}, secret).ConnectedAgents(t.Context(), nil)
 	require.NoError(t, err)
 	require.Empty(t, list)
 }

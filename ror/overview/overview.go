@@ -8,11 +8,9 @@ import (
 	"fmt"
 	"slices"
 
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
-
 	"github.com/kas-agentk/kas/api/railsrpc"
 	"github.com/kas-agentk/kas/api/syncstatus"
+	"github.com/kas-agentk/kas/ror/kasapi"
 	"github.com/kas-agentk/kas/ror/registry"
 )
 
@@ -94,7 +92,7 @@ func (o *Overview) Describe(ctx context.Context, agents []registry.Agent) (Agent
 	connections := make(map[int64][]*railsrpc.ConnectedAgent)
 	connected, err := o.kas.ConnectedAgents(ctx, ids)
 	if err != nil {
-		list.KasError = explain(err)
+		list.KasError = kasapi.Explain(err)
 	}
 	for _, c := range connected {
 		connections[c.GetAgentId()] = append(connections[c.GetAgentId()], c)
@@ -103,19 +101,4 @@ func (o *Overview) Describe(ctx context.Context, agents []registry.Agent) (Agent
 		list.Agents = append(list.Agents, Agent{Agent: a, Connections: connections[a.ID], AgentStates: states[a.ID]})
 	}
 	return list, nil
-}
-
-// explain words the trouble with kas for people who cannot mend it.
-func explain(err error) string {
-	switch status.Code(err) {
-	case codes.Unavailable:
-		return "kas cannot be reached"
-	case codes.DeadlineExceeded:
-		return "kas does not answer in time"
-	case codes.Unauthenticated, codes.PermissionDenied:
-		return "kas does not accept the secret that it should share with this server"
-	case codes.Unimplemented:
-		return "kas does not know this call: is the address that of its API for RoR?"
-	}
-	return "kas answers with an error: " + status.Convert(err).Message()
 }

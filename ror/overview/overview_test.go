@@ -1,7 +1,6 @@
 package overview_test
 
 import (
-	"context"
 	"fmt"
 	"path/filepath"
 	"testing"
@@ -13,6 +12,7 @@ import (
 
 	"github.com/kas-agentk/kas/api/railsrpc"
 	"github.com/kas-agentk/kas/api/syncstatus"
+	"github.com/kas-agentk/kas/ror/fakekas"
 	"github.com/kas-agentk/kas/ror/overview"
 	"github.com/kas-agentk/kas/ror/registry"
 )
@@ -36,23 +36,13 @@ func TestWorst_IsWhatMostWantsAttention(t *testing.T) {
 	}
 }
 
-// kas answers with what it is.
-type kas struct {
-	connected []*railsrpc.ConnectedAgent
-	err       error
-}
-
-func (k kas) ConnectedAgents(context.Context, []int64) ([]*railsrpc.ConnectedAgent, error) {
-	return k.connected, k.err
-}
-
 func TestDescribe_KasMayBeAway(t *testing.T) {
 	reg, err := registry.Open(t.Context(), registry.Config{Path: filepath.Join(t.TempDir(), "ror.db"), PasswordCost: bcrypt.MinCost})
 	require.NoError(t, err)
 	defer func() { require.NoError(t, reg.Close()) }()
 	agents := []registry.Agent{{ID: 1}, {ID: 2}}
 
-	list, err := overview.New(reg, kas{connected: []*railsrpc.ConnectedAgent{{AgentId: 2}, {AgentId: 3}}}).Describe(t.Context(), agents)
+	list, err := overview.New(reg, &fakekas.Kas{Connected: []*railsrpc.ConnectedAgent{{AgentId: 2}, {AgentId: 3}}}).Describe(t.Context(), agents)
 	require.NoError(t, err)
 	require.Empty(t, list.KasError)
 	require.Empty(t, list.Agents[0].Connections)
@@ -62,9 +52,9 @@ func TestDescribe_KasMayBeAway(t *testing.T) {
 		codes.Unavailable:      "kas cannot be reached",
 		codes.DeadlineExceeded: "kas does not answer in time",
 		codes.Unauthenticated:  "kas does not accept the secret that it should share with this server",
-		codes.Unimplemented:    "kas does not know this call: is the address that of its API for RoR?",
+		codes.Unimplemented:    "kas does not know this call: is the address that of its API for RoR, and kas as new as this server?",
 	} {
-		away := kas{err: fmt.Errorf("ask: %w", status.Error(code, "no"))}
+		away := &fakekas.Kas{Away: fmt.Errorf("ask: %w", status.Error(code, "no"))}
 		list, err := overview.New(reg, away).Describe(t.Context(), agents)
 		require.NoError(t, err)
 		require.Equal(t, want, list.KasError)

@@ -141,7 +141,7 @@ func (s *Server) agentPage(w http.ResponseWriter, v visit, p inProject, name str
 	if err := s.addState(v, agent, &body); err != nil {
 		return err
 	}
-	s.render(w, http.StatusOK, "agent", v.live(agent.Name, body))
+	s.render(w, http.StatusOK, "agent", v.noteDone(v.live(agent.Name, body)))
 	return nil
 }
 
@@ -165,7 +165,9 @@ func (s *Server) addState(v visit, agent registry.Agent, body *agentBody) error 
 		if err != nil {
 			return err
 		}
-		body.Statuses = append(body.Statuses, toStatusView(p, p.GetProjectId(), link))
+		view := toStatusView(p, p.GetProjectId(), link)
+		view.Controls = toControls(v, agent, body.MayAdminister, p)
+		body.Statuses = append(body.Statuses, view)
 	}
 	tokens, err := s.registry.AgentTokens(v.Context(), agent.ID)
 	if err != nil {

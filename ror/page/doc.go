@@ -1,6 +1,8 @@
 // Package page is what people see in a browser: the agents and whether they are
 // connected, and of each manifest project the commit wanted and applied, its state,
-// and every object with its health and the line that it comes from.
+// and every object with its health and the line that it comes from. Who may administer
+// an agent has buttons to sync, suspend, resume and approve of deletions, and a form
+// that tells what a commit would change.
 //
 // Pages are rendered on the server and whole without JavaScript; a small script
 // fetches the page again every two seconds. Everything is escaped by html/template,

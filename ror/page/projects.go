@@ -4,6 +4,7 @@ import (
 	"net/http"
 	"strings"
 
+	"github.com/kas-agentk/kas/ror/control"
 	"github.com/kas-agentk/kas/ror/registry"
 )
 
@@ -60,16 +61,16 @@ func (s *Server) inProject(w http.ResponseWriter, v visit) error {
 		return errNotFound
 	case v.Method == http.MethodGet && len(parts) == 2:
 		return s.agentPage(w, v, p, parts[1])
-	case v.Method == http.MethodPost && !p.access.Administer():
+	case v.Method != http.MethodPost && (v.Method != http.MethodGet || !strings.HasSuffix(rest, "/sync_status/diff")):
+		return errNotFound
+	case !p.access.Administer():
 		return errForbidden
-	case v.Method == http.MethodPost:
-		return s.changeAgents(w, v, p, parts[1:])
 	}
-	return errNotFound
+	return s.administer(w, v, p, parts[1:])
 }
 
-// changeAgents serves the forms below <project>/-/cluster_agents.
-func (s *Server) changeAgents(w http.ResponseWriter, v visit, p inProject, parts []string) error {
+// administer serves the forms below <project>/-/cluster_agents.
+func (s *Server) administer(w http.ResponseWriter, v visit, p inProject, parts []string) error {
 	if len(parts) == 0 {
 		return s.createAgent(w, v, p)
 	}
@@ -82,6 +83,10 @@ func (s *Server) changeAgents(w http.ResponseWriter, v visit, p inProject, parts
 		return s.createToken(w, v, agent, v.PostFormValue("name"))
 	case len(parts) == 4 && parts[1] == "tokens" && parts[3] == "revoke":
 		return s.revokeToken(w, v, agent, parts[2])
+	case len(parts) == 3 && parts[1] == "sync_status" && parts[2] == "diff":
+		return s.diffPage(w, v, agent)
+	case len(parts) == 3 && parts[1] == "sync_status":
+		return s.command(w, v, agent, control.Verb(parts[2]))
 	}
 	return errNotFound
 }
@@ -114,7 +119,7 @@ func (s *Server) projectPage(w http.ResponseWriter, v visit, p inProject) error 
 			return err
 		}
 	}
-	s.render(w, http.StatusOK, "project", v.live(p.project.FullPath, body))
+	s.render(w, http.StatusOK, "project", v.noteDone(v.live(p.project.FullPath, body)))
 	return nil
 }
 
@@ -146,21 +151,24 @@ func (s *Server) addAgents(v visit, p registry.Project, body *projectBody) error
 		if !mayRead {
 			continue
 		}
-		link, err := s.linkToAgent(v, agent)
+		link, mayAdminister, err := s.linkToAgent(v, agent)
 		if err != nil {
 			return err
 		}
-		body.Statuses = append(body.Statuses, toStatusView(status, agent.Name, link))
+		view := toStatusView(status, agent.Name, link)
+		view.Controls = toControls(v, agent, mayAdminister, status)
+		body.Statuses = append(body.Statuses, view)
 	}
 	return nil
 }
 
 // linkToAgent is empty where the visitor may not see the agent: whoever develops a
-// manifest project sees how far it is in a cluster, but not the rest of that cluster.
-func (s *Server) linkToAgent(v visit, agent registry.Agent) (string, error) {
+// manifest project sees how far it is in a cluster, but not the rest of that cluster,
+// and commands it only with the rights of the agent's own project.
+func (s *Server) linkToAgent(v visit, agent registry.Agent) (link string, mayAdminister bool, err error) {
 	access, err := s.registry.Access(v.Context(), &v.user, agent.Project)
 	if err != nil || !access.ReadAgents() {
-		return "", err
+		return "", false, err
 	}
-	return agentPath(agent), nil
+	return agentPath(agent), access.Administer(), nil
 }

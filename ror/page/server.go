@@ -15,6 +15,8 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/kas-agentk/kas/api/railsrpc"
+	"github.com/kas-agentk/kas/ror/control"
 	"github.com/kas-agentk/kas/ror/hosting"
 	"github.com/kas-agentk/kas/ror/overview"
 	"github.com/kas-agentk/kas/ror/registry"
@@ -43,6 +45,12 @@ type Overview interface {
 	Describe(context.Context, []registry.Agent) (overview.Agents, error)
 }
 
+// Control carries commands to clusters.
+type Control interface {
+	Do(context.Context, control.Command) error
+	Diff(context.Context, control.Target, control.Ref) (*railsrpc.DiffResponse, error)
+}
+
 // Config is what the server needs to know.
 type Config struct {
 	// ExternalURL of RoR, without a slash at the end.
@@ -60,13 +68,14 @@ type Server struct {
 	registry  *registry.Registry
 	projects  Projects
 	overview  Overview
+	control   Control
 	templates map[string]*template.Template
 	handler   http.Handler
 	secure    bool
 }
 
 // NewServer returns a server.
-func NewServer(cfg Config, r *registry.Registry, projects Projects, o Overview) (*Server, error) {
+func NewServer(cfg Config, r *registry.Registry, projects Projects, o Overview, c Control) (*Server, error) {
 	templates, err := parseTemplates()
 	if err != nil {
 		return nil, err
@@ -76,7 +85,7 @@ func NewServer(cfg Config, r *registry.Registry, projects Projects, o Overview) 
 		return nil, fmt.Errorf("embedded assets: %w", err)
 	}
 	s := &Server{
-		cfg: cfg, registry: r, projects: projects, overview: o, templates: templates,
+		cfg: cfg, registry: r, projects: projects, overview: o, control: c, templates: templates,
 		secure: strings.HasPrefix(cfg.ExternalURL, "https:"),
 	}
 	mux := http.NewServeMux()
@@ -96,9 +105,10 @@ func parseTemplates() (map[string]*template.Template, error) {
 	functions := template.FuncMap{
 		"short":      shortCommit,
 		"projectURL": projectPath,
+		"dict":       dict,
 	}
 	templates := make(map[string]*template.Template)
-	for _, name := range []string{"sign_in", "agents", "projects", "project", "agent", "token", "error"} {
+	for _, name := range []string{"sign_in", "agents", "projects", "project", "agent", "token", "diff", "error"} {
 		t, err := template.New(name+".html").Funcs(functions).ParseFS(templateFiles,
 			"templates/layout.html", "templates/status.html", "templates/agents.html", "templates/"+name+".html")
 		if err != nil {
@@ -107,6 +117,19 @@ func parseTemplates() (map[string]*template.Template, error) {
 		templates[name] = t
 	}
 	return templates, nil
+}
+
+// dict makes the arguments of a template from names and values.
+func dict(pairs ...any) (map[string]any, error) {
+	args := make(map[string]any, len(pairs)/2)
+	for i := 0; i+1 < len(pairs); i += 2 {
+		name, ok := pairs[i].(string)
+		if !ok {
+			return nil, fmt.Errorf("dict: %v is no name", pairs[i])
+		}
+		args[name] = pairs[i+1]
+	}
+	return args, nil
 }
 
 func cacheable(h http.Handler) http.Handler {
@@ -141,6 +164,8 @@ type page struct {
 	User  *registry.User
 	CSRF  string
 	Error string
+	// Note says what has been done.
+	Note string
 	// Live pages renew themselves.
 	Live bool
 	Body any
@@ -161,14 +186,16 @@ func (v visit) live(title string, body any) page {
 type notice struct {
 	status int
 	text   string
+	// back is the page from which it came. Empty: not known.
+	back string
 }
 
 func (e *notice) Error() string { return e.text }
 
 var (
-	errNotFound  = &notice{http.StatusNotFound, "There is no such page, or you may not see it."}
-	errForbidden = &notice{http.StatusForbidden, "You may not do this: ask the project's maintainer."}
-	errCSRF      = &notice{http.StatusForbidden, "This form is out of date. Go back, reload the page and try again."}
+	errNotFound  = &notice{status: http.StatusNotFound, text: "There is no such page, or you may not see it."}
+	errForbidden = &notice{status: http.StatusForbidden, text: "You may not do this: ask the project's maintainer."}
+	errCSRF      = &notice{status: http.StatusForbidden, text: "This form is out of date. Go back, reload the page and try again."}
 )
 
 // signedIn finds out who visits, and sends strangers to the sign-in page.
@@ -202,6 +229,11 @@ func (s *Server) identify(r *http.Request) (registry.User, registry.Session, err
 	return s.registry.UserBySession(r.Context(), cookie.Value)
 }
 
+// errorBody is the error page.
+type errorBody struct {
+	Text, Back string
+}
+
 // fail shows what went wrong.
 func (s *Server) fail(w http.ResponseWriter, v visit, err error) {
 	var n *notice
@@ -209,22 +241,22 @@ func (s *Server) fail(w http.ResponseWriter, v visit, err error) {
 	switch {
 	case errors.As(err, &n):
 	case errors.As(err, &invalid):
-		n = &notice{http.StatusBadRequest, "The " + invalid.Field + " " + invalid.Reason + "."}
+		n = &notice{status: http.StatusBadRequest, text: "The " + invalid.Field + " " + invalid.Reason + "."}
 	case errors.Is(err, registry.ErrConflict):
-		n = &notice{http.StatusConflict, "This name is already taken."}
+		n = &notice{status: http.StatusConflict, text: "This name is already taken."}
 	case errors.Is(err, registry.ErrNotFound):
 		n = errNotFound
 	case errors.Is(err, hosting.ErrForbidden):
-		n = &notice{http.StatusForbidden, "You may create projects in your own namespace only."}
+		n = &notice{status: http.StatusForbidden, text: "You may create projects in your own namespace only."}
 	case s.cfg.IsUnavailable(err):
-		n = &notice{http.StatusServiceUnavailable, "The Git storage (Gitaly) does not answer. Try again soon."}
+		n = &notice{status: http.StatusServiceUnavailable, text: "The Git storage (Gitaly) does not answer. Try again soon."}
 	default:
-		n = &notice{http.StatusInternalServerError, "Something went wrong. The server's log says what."}
+		n = &notice{status: http.StatusInternalServerError, text: "Something went wrong. The server's log says what."}
 		if v.Context().Err() == nil {
 			s.cfg.Log.Error("page failed", zap.String("path", v.URL.Path), zap.Error(err))
 		}
 	}
-	p := page{Title: http.StatusText(n.status), Body: n.text}
+	p := page{Title: http.StatusText(n.status), Body: errorBody{n.text, n.back}}
 	if v.user.ID != 0 {
 		p.User, p.CSRF = &v.user, v.session.CSRF
 	}

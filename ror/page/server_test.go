@@ -24,6 +24,8 @@ import (
 	"github.com/kas-agentk/kas/api/railsrpc"
 	"github.com/kas-agentk/kas/api/syncstatus"
 	"github.com/kas-agentk/kas/internal/testkit"
+	"github.com/kas-agentk/kas/ror/control"
+	"github.com/kas-agentk/kas/ror/fakekas"
 	"github.com/kas-agentk/kas/ror/hosting"
 	"github.com/kas-agentk/kas/ror/overview"
 	"github.com/kas-agentk/kas/ror/page"
@@ -35,16 +37,9 @@ var update = flag.Bool("update", false, "write the golden files anew")
 var start = time.Date(2026, 11, 22, 10, 0, 0, 0, time.UTC)
 
 // neighbours plays Gitaly and kas.
-type neighbours struct {
-	kas       error
-	connected []*railsrpc.ConnectedAgent
-}
+type neighbours struct{ fakekas.Kas }
 
 func (n *neighbours) Create(context.Context, registry.Project) error { return nil }
-
-func (n *neighbours) ConnectedAgents(context.Context, []int64) ([]*railsrpc.ConnectedAgent, error) {
-	return n.connected, n.kas
-}
 
 // house is the pages over HTTP, with users root (admin) and ada, and agent dev of
 // project root/config.
@@ -74,7 +69,7 @@ func newHouse(t *testing.T) *house {
 	pages, err := page.NewServer(page.Config{
 		ExternalURL: "http://ror", KasAgentAddress: "grpc://kas:8150", Log: testkit.Logger(t),
 		IsUnavailable: func(error) bool { return false },
-	}, reg, hosting.NewProjects(reg, h.beside), overview.New(reg, h.beside))
+	}, reg, hosting.NewProjects(reg, h.beside), overview.New(reg, h.beside), control.New(reg, h.beside, testkit.Logger(t)))
 	require.NoError(t, err)
 	srv := httptest.NewServer(pages)
 	t.Cleanup(srv.Close)
@@ -230,13 +225,13 @@ func TestEveryPage_HasAStrictPolicy(t *testing.T) {
 func TestAgents_ListShowsConnectionAndWorstState(t *testing.T) {
 	h := newHouse(t)
 	b, _ := h.signIn("root")
-	h.beside.connected = []*railsrpc.ConnectedAgent{{AgentId: 1, Version: "v1.2.3"}, {AgentId: 1, Version: "v1.2.3"}}
+	h.beside.Connected = []*railsrpc.ConnectedAgent{{AgentId: 1, Version: "v1.2.3"}, {AgentId: 1, Version: "v1.2.3"}}
 	for project, state := range map[string]syncstatus.State{"a": syncstatus.State_STATE_SYNCED, "b": syncstatus.State_STATE_PARTIAL, "c": syncstatus.State_STATE_SYNCING} {
 		h.status(&syncstatus.ProjectStatus{ProjectId: project, State: state})
 	}
 	_, body := b.get("/")
 	golden(t, "agents", body)
-	h.beside.kas = errors.New("down")
+	h.beside.Away = errors.New("down")
 	_, body = b.get("/")
 	require.Contains(t, body, "who is connected is not known")
 	require.NotContains(t, body, ">Connected<")
@@ -254,7 +249,7 @@ func (h *house) status(s *syncstatus.ProjectStatus) {
 func TestAgent_ShowsWhoIsAtFaultFirst(t *testing.T) {
 	h := newHouse(t)
 	b, _ := h.signIn("root")
-	h.beside.connected = []*railsrpc.ConnectedAgent{{
+	h.beside.Connected = []*railsrpc.ConnectedAgent{{
 		AgentId: 1, Version: "v1", PodNamespace: "gitlab", PodName: "agentk-0", KubernetesVersion: "v1.34.4", ConnectedAt: timestamppb.New(start),
 	}}
 	require.NoError(t, h.reg.ApplyUpdate(t.Context(), &syncstatus.Update{AgentId: 1, Update: &syncstatus.Update_Configuration{Configuration: &syncstatus.ConfigurationStatus{

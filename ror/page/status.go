@@ -42,6 +42,11 @@ type statusView struct {
 	Objects   []objectView
 	Total     int
 	Hidden    int
+
+	Suspension *suspensionView
+	Held       *heldView
+	// Controls are there for who may administer the agent.
+	Controls *controlsView
 }
 
 type fileError struct {
@@ -55,12 +60,19 @@ type objectView struct {
 	Action  badge
 	Health  badge
 	Message string
+	// Contest says who fights over the object; empty: nobody.
+	Contest []string
 	Source  string
+}
+
+// statusID tells one status from another on a page.
+func statusID(p *syncstatus.ProjectStatus) string {
+	return fmt.Sprintf("%d-%s", p.GetAgentId(), p.GetProjectId())
 }
 
 func toStatusView(p *syncstatus.ProjectStatus, heading, url string) statusView {
 	v := statusView{
-		ID:      fmt.Sprintf("objects-%d-%s", p.GetAgentId(), p.GetProjectId()),
+		ID:      statusID(p),
 		Heading: heading, URL: url,
 		State: stateBadge(p.GetState()), Connected: p.GetConnected(), Message: p.GetMessage(),
 		Ref: p.GetRef(), Wanted: p.GetWantedCommit(), Applied: p.GetAppliedCommit(),
@@ -68,6 +80,14 @@ func toStatusView(p *syncstatus.ProjectStatus, heading, url string) statusView {
 		AppliedAt: moment(p.GetTimes().GetAppliedAt()), Ready: moment(p.GetTimes().GetReadyAt()),
 		Counts: counts(p.GetCounts()),
 		Total:  len(p.GetObjects()),
+
+		Suspension: toSuspensionView(p.GetSuspension()), Held: toHeldView(p.GetHeldPrune()),
+	}
+	if v.Held != nil && strings.Contains(v.Message, v.Held.Reason) {
+		v.Held.Reason = "" // said already
+	}
+	if v.Suspension != nil && strings.Contains(v.Message, "suspended by "+v.Suspension.By) {
+		v.Suspension = nil // said already
 	}
 	for _, e := range p.GetErrors() {
 		v.Errors = append(v.Errors, toFileError(e))
@@ -96,18 +116,11 @@ func place(path string, line uint32) string {
 }
 
 func toObjectView(o *syncstatus.ObjectStatus) objectView {
-	v := objectView{
-		Kind: o.GetId().GetKind(), Name: o.GetId().GetName(), Message: o.GetMessage(),
+	return objectView{
+		Kind: kindOf(o.GetId()), Name: nameOf(o.GetId()), Message: o.GetMessage(), Contest: toContestView(o),
 		Action: actionBadge(o.GetAction()), Health: healthBadge(o.GetHealth()),
 		Source: place(o.GetSourcePath(), o.GetSourceLine()),
 	}
-	if g := o.GetId().GetGroup(); g != "" {
-		v.Kind += " (" + g + ")"
-	}
-	if ns := o.GetId().GetNamespace(); ns != "" {
-		v.Name = ns + "/" + v.Name
-	}
-	return v
 }
 
 // byFault puts first what wants a person's attention, then what is on its way.
@@ -123,7 +136,7 @@ func fault(o *syncstatus.ObjectStatus) int {
 	switch {
 	case o.GetAction() == syncstatus.Action_ACTION_FAILED:
 		return 0
-	case o.GetHealth() == syncstatus.Health_HEALTH_FAILED:
+	case o.GetHealth() == syncstatus.Health_HEALTH_FAILED, o.GetContest() != nil:
 		return 1
 	case o.GetAction() == syncstatus.Action_ACTION_PRUNED:
 		return 5 // gone, as asked, and so is its health

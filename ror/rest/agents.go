@@ -60,11 +60,7 @@ func (s *Server) writeAgents(w http.ResponseWriter, c call, agents []registry.Ag
 	if err != nil {
 		return err
 	}
-	list := make([]agentJSON, 0, len(agents))
-	for _, a := range described.Agents {
-		list = append(list, toAgent(a, described.KasError))
-	}
-	jsonhttp.Write(w, http.StatusOK, list)
+	writeList(w, described.Agents, func(a overview.Agent) agentJSON { return toAgent(a, described.KasError) })
 	return nil
 }
 
@@ -155,11 +151,7 @@ func (s *Server) listTokens(w http.ResponseWriter, c call, a registry.Agent) err
 	if err != nil {
 		return err
 	}
-	list := make([]tokenJSON, 0, len(tokens))
-	for _, t := range tokens {
-		list = append(list, toToken(t))
-	}
-	jsonhttp.Write(w, http.StatusOK, list)
+	writeList(w, tokens, toToken)
 	return nil
 }
 

@@ -1,7 +1,7 @@
 // Package rest serves RoR's public REST API under /api/v4: users, projects, members,
-// agents, their tokens, and sync statuses. Names and shapes are GitLab's; what is
-// ours beyond them (connections of agents, sync_status) is additional fields and
-// endpoints.
+// agents, their tokens, and sync statuses, with commands to sync, suspend, resume,
+// approve of deletions and compare. Names and shapes are GitLab's; what is ours beyond
+// them (connections of agents, sync_status) is additional fields and endpoints.
 //
 // Who calls is known by a personal access token (header PRIVATE-TOKEN, or
 // Authorization: Bearer); browser sessions are not accepted here, so other sites

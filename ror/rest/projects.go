@@ -69,11 +69,7 @@ func (s *Server) listProjects(w http.ResponseWriter, c call) error {
 	if err != nil {
 		return err
 	}
-	list := make([]projectJSON, 0, len(projects))
-	for _, p := range projects {
-		list = append(list, s.toProject(p))
-	}
-	jsonhttp.Write(w, http.StatusOK, list)
+	writeList(w, projects, s.toProject)
 	return nil
 }
 
@@ -133,11 +129,7 @@ func (s *Server) listMembers(w http.ResponseWriter, c call, p registry.Project) 
 	if err != nil {
 		return err
 	}
-	list := make([]memberJSON, 0, len(members))
-	for _, m := range members {
-		list = append(list, toMember(m))
-	}
-	jsonhttp.Write(w, http.StatusOK, list)
+	writeList(w, members, toMember)
 	return nil
 }
 

@@ -10,6 +10,8 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 
+	"github.com/kas-agentk/kas/api/railsrpc"
+	"github.com/kas-agentk/kas/ror/control"
 	"github.com/kas-agentk/kas/ror/hosting"
 	"github.com/kas-agentk/kas/ror/jsonhttp"
 	"github.com/kas-agentk/kas/ror/overview"
@@ -29,6 +31,12 @@ type Overview interface {
 	Describe(context.Context, []registry.Agent) (overview.Agents, error)
 }
 
+// Control carries commands to clusters.
+type Control interface {
+	Do(context.Context, control.Command) error
+	Diff(context.Context, control.Target, control.Ref) (*railsrpc.DiffResponse, error)
+}
+
 // Config is what the server needs to know.
 type Config struct {
 	// ExternalURL of RoR, without a slash at the end.
@@ -44,11 +52,12 @@ type Server struct {
 	registry *registry.Registry
 	projects Projects
 	overview Overview
+	control  Control
 }
 
 // NewServer returns a server.
-func NewServer(cfg Config, r *registry.Registry, projects Projects, o Overview) *Server {
-	return &Server{cfg: cfg, registry: r, projects: projects, overview: o}
+func NewServer(cfg Config, r *registry.Registry, projects Projects, o Overview, c Control) *Server {
+	return &Server{cfg: cfg, registry: r, projects: projects, overview: o, control: c}
 }
 
 // call is one request by a caller who is known.
@@ -85,6 +94,12 @@ func (s *Server) Register(mux *http.ServeMux) {
 		"DELETE /projects/{id}/cluster_agents/{agent}/tokens/{token}": s.ofAgent(registry.Access.Administer, s.revokeToken),
 
 		"GET /projects/{id}/cluster_agents/{agent}/sync_status": s.ofAgent(registry.Access.ReadAgents, s.syncStatus),
+		// A comparison shows what is in the cluster, of whatever a branch may name.
+		"POST /projects/{id}/cluster_agents/{agent}/sync_status/diff":          s.ofAgent(registry.Access.Administer, s.diff),
+		"POST /projects/{id}/cluster_agents/{agent}/sync_status/sync":          s.ofAgent(registry.Access.Administer, s.command(control.Sync)),
+		"POST /projects/{id}/cluster_agents/{agent}/sync_status/suspend":       s.ofAgent(registry.Access.Administer, s.command(control.Suspend)),
+		"POST /projects/{id}/cluster_agents/{agent}/sync_status/resume":        s.ofAgent(registry.Access.Administer, s.command(control.Resume)),
+		"POST /projects/{id}/cluster_agents/{agent}/sync_status/approve_prune": s.ofAgent(registry.Access.Administer, s.command(control.ApprovePrune)),
 	} {
 		method, path, _ := strings.Cut(pattern, " ")
 		mux.Handle(method+" /api/v4"+path, s.serve(h))
@@ -100,6 +115,11 @@ func (s *Server) serve(h handler) http.Handler {
 			err = h(w, call{Request: r, user: user})
 		}
 		if err == nil {
+			return
+		}
+		var commanded *control.Error
+		if errors.As(err, &commanded) { // control has it in its record
+			jsonhttp.WriteError(w, toCommandAnswer(commanded))
 			return
 		}
 		answer := s.toAnswer(err)
@@ -144,25 +164,15 @@ func (s *Server) authenticate(r *http.Request) (registry.User, error) {
 }
 
 func (s *Server) toAnswer(err error) *jsonhttp.Error {
-	var answer *jsonhttp.Error
-	var invalid *registry.InvalidError
 	switch {
-	case errors.As(err, &answer):
-		return answer
-	case errors.As(err, &invalid):
-		return jsonhttp.BadRequest("%s", invalid.Error())
-	case errors.Is(err, registry.ErrUnauthorized):
-		return jsonhttp.ErrUnauthorized
 	case errors.Is(err, hosting.ErrForbidden):
 		return &jsonhttp.Error{Status: http.StatusForbidden, Message: "403 Forbidden - " + hosting.ErrForbidden.Error()}
 	case errors.Is(err, registry.ErrConflict):
 		return &jsonhttp.Error{Status: http.StatusConflict, Message: "409 Conflict - has already been taken"}
-	case errors.Is(err, registry.ErrNotFound):
-		return jsonhttp.ErrNotFound
 	case s.cfg.IsUnavailable(err):
 		return &jsonhttp.Error{Status: http.StatusServiceUnavailable, Message: "503 Service Unavailable - the Git storage (Gitaly) does not answer, try again soon"}
 	}
-	return &jsonhttp.Error{Status: http.StatusInternalServerError, Message: "500 Internal Server Error"}
+	return jsonhttp.ToAnswer(err)
 }
 
 func (s *Server) adminOnly(h handler) handler {
@@ -213,6 +223,15 @@ func (s *Server) ofAgent(may func(registry.Access) bool, h func(http.ResponseWri
 		}
 		return h(w, c, a)
 	})
+}
+
+// writeList answers with a list, each item as the API shows it.
+func writeList[T, J any](w http.ResponseWriter, items []T, show func(T) J) {
+	list := make([]J, 0, len(items))
+	for _, item := range items {
+		list = append(list, show(item))
+	}
+	jsonhttp.Write(w, http.StatusOK, list)
 }
 
 // number returns a part of the path that must be a number.

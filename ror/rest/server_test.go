@@ -21,6 +21,8 @@ import (
 	"github.com/kas-agentk/kas/api/railsrpc"
 	"github.com/kas-agentk/kas/api/syncstatus"
 	"github.com/kas-agentk/kas/internal/testkit"
+	"github.com/kas-agentk/kas/ror/control"
+	"github.com/kas-agentk/kas/ror/fakekas"
 	"github.com/kas-agentk/kas/ror/hosting"
 	"github.com/kas-agentk/kas/ror/overview"
 	"github.com/kas-agentk/kas/ror/registry"
@@ -31,16 +33,11 @@ var errGitalyAway = errors.New("gitaly is away")
 
 // neighbours plays Gitaly and kas.
 type neighbours struct {
-	gitaly    error
-	kas       error
-	connected []*railsrpc.ConnectedAgent
+	fakekas.Kas
+	gitaly error
 }
 
 func (n *neighbours) Create(context.Context, registry.Project) error { return n.gitaly }
-
-func (n *neighbours) ConnectedAgents(context.Context, []int64) ([]*railsrpc.ConnectedAgent, error) {
-	return n.connected, n.kas
-}
 
 // house is the API over HTTP, with an admin "root" and a user "ada".
 type house struct {
@@ -75,7 +72,7 @@ func newHouse(t *testing.T) *house {
 	rest.NewServer(rest.Config{
 		ExternalURL: "http://ror", Log: testkit.Logger(t),
 		IsUnavailable: func(err error) bool { return errors.Is(err, errGitalyAway) },
-	}, reg, hosting.NewProjects(reg, h.beside), overview.New(reg, h.beside)).Register(mux)
+	}, reg, hosting.NewProjects(reg, h.beside), overview.New(reg, h.beside), control.New(reg, h.beside, testkit.Logger(t))).Register(mux)
 	srv := httptest.NewServer(mux)
 	t.Cleanup(srv.Close)
 	h.url = srv.URL + "/api/v4"
@@ -264,7 +261,7 @@ func TestAgents_LifeOfOneAndItsTokens(t *testing.T) {
 	code, _ = h.do("root", "POST", agents, `{"name":"Dev"}`)
 	require.Equal(t, http.StatusBadRequest, code)
 
-	h.beside.connected = []*railsrpc.ConnectedAgent{{
+	h.beside.Connected = []*railsrpc.ConnectedAgent{{
 		AgentId: 1, Version: "v1", PodName: "agentk-0", PodNamespace: "gitlab", KubernetesVersion: "v1.34.4",
 		ConnectedAt: timestamppb.New(time.Date(2026, 11, 22, 11, 0, 0, 0, time.UTC)),
 	}}
@@ -317,7 +314,7 @@ func TestSyncStatus_ShowsAllWithAndWithoutObjects(t *testing.T) {
 	h := newHouse(t)
 	h.must("root", "POST", "/projects", `{"path":"config"}`)
 	h.must("root", "POST", "/projects/1/cluster_agents", `{"name":"dev"}`)
-	h.beside.kas = errors.New("down")
+	h.beside.Away = errors.New("down")
 	for _, project := range []string{"root/a", "root/b"} {
 		require.NoError(t, h.reg.ApplyUpdate(t.Context(), &syncstatus.Update{AgentId: 1, Update: &syncstatus.Update_Status{Status: &syncstatus.ProjectStatus{
 			ProjectId: project, State: syncstatus.State_STATE_SYNCED,

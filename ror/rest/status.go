@@ -38,7 +38,7 @@ func (s *Server) syncStatus(w http.ResponseWriter, c call, a registry.Agent) err
 	if err != nil {
 		return err
 	}
-	answer := syncStatusJSON{Agent: agent, Configuration: json.RawMessage("null"), Projects: []json.RawMessage{}}
+	answer := syncStatusJSON{Agent: agent, Configuration: json.RawMessage("null")}
 	configuration, err := s.registry.ConfigurationStatus(c.Context(), a.ID)
 	if err != nil {
 		return err
@@ -52,12 +52,8 @@ func (s *Server) syncStatus(w http.ResponseWriter, c call, a registry.Agent) err
 	if err != nil {
 		return err
 	}
-	for _, p := range statuses {
-		j, err := toJSON(p)
-		if err != nil {
-			return err
-		}
-		answer.Projects = append(answer.Projects, j)
+	if answer.Projects, err = toJSONs(statuses); err != nil {
+		return err
 	}
 	jsonhttp.Write(w, http.StatusOK, answer)
 	return nil
@@ -66,7 +62,7 @@ func (s *Server) syncStatus(w http.ResponseWriter, c call, a registry.Agent) err
 func toJSON(m proto.Message) (json.RawMessage, error) {
 	b, err := protojson.MarshalOptions{UseProtoNames: true}.Marshal(m)
 	if err != nil {
-		return nil, fmt.Errorf("encode status: %w", err)
+		return nil, fmt.Errorf("encode answer: %w", err)
 	}
 	return b, nil
 }

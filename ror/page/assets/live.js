@@ -2,17 +2,25 @@
 (function () {
   "use strict";
   const period = 2000;
-  // The focus, and what the reader folded away, stay as they are.
+  // What finds an element again in the page to come; empty: nothing does.
+  function selector(element) {
+    if (element.id) return "#" + CSS.escape(element.id);
+    if (element.tagName === "SUMMARY" && element.parentElement.id) return selector(element.parentElement) + " > summary";
+    return "";
+  }
+  // The focus, what the reader folded away and what is ticked stay as they are.
   function replace(live, fresh) {
     const active = live.contains(document.activeElement) ? document.activeElement : null;
-    const folded = active && active.tagName === "SUMMARY" ? active.parentElement.id : "";
-    if (active && !folded) return;
-    for (const d of live.querySelectorAll("details[id]")) {
-      const same = fresh.querySelector("#" + CSS.escape(d.id));
-      if (same) same.open = d.open;
+    const focused = active ? selector(active) : "";
+    if (active && !focused) return;
+    for (const old of live.querySelectorAll("details[id], input[type=checkbox][id]")) {
+      const same = fresh.querySelector(selector(old));
+      if (!same) continue;
+      if (old.tagName === "DETAILS") same.open = old.open;
+      else same.checked = old.checked;
     }
     live.replaceWith(fresh);
-    if (folded) fresh.querySelector("#" + CSS.escape(folded) + " > summary")?.focus();
+    if (focused) fresh.querySelector(focused)?.focus();
   }
   async function refresh() {
     try {
