@@ -83,10 +83,22 @@ tidy:
 fuzz: ## Run each fuzz target for FUZZTIME (60s)
 	@for p in $$(grep -rl --include='*_test.go' '^func Fuzz' . | xargs -n1 dirname | sort -u); do \
 		for f in $$(grep -ho '^func Fuzz[A-Za-z0-9_]*' $$p/*_test.go | sed 's/^func //'); do \
-			echo "== $$p $$f"; $(GO) test -run '^$$' -fuzz "^$$f$$" -fuzztime $(or $(FUZZTIME),60s) $$p; done; done
+			echo "== $$p $$f"; \
+			$(GO) test -run '^$$' -fuzz "^$$f$$" -fuzztime $(or $(FUZZTIME),60s) -fuzzminimizetime 5s $$p || exit 1; done; done
 
 .PHONY: bench
-bench: ## Run the benchmarks that stand beside the code
+bench: ## Compare the engine with others and with the API server's limit (half an hour; BENCH="--quick": minutes)
+	@mkdir -p .build/bin
+	@cd bench && $(GO) build -o ../.build/bin/bench .
+	@CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o .build/bin/agentk ./cmd/agentk
+	@.build/bin/bench --agentk=.build/bin/agentk --out=bench $(BENCH)
+
+.PHONY: bench-build
+bench-build: ## Vet, test and build the benchmarks without running them
+	@cd bench && $(GO) vet ./... && $(GO) test ./... && $(GO) build -o ../.build/bin/bench .
+
+.PHONY: bench-go
+bench-go: ## Run the benchmarks that stand beside the code
 	$(GO) test -run '^$$' -bench . -benchmem $$(grep -rl --include='*_test.go' '^func Benchmark' . | xargs -n1 dirname | sort -u)
 
 .PHONY: clean

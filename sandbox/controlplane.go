@@ -32,6 +32,8 @@ type ControlPlaneConfig struct {
 	// Fsync makes etcd write through to the disk. Without it data survive kill -9 of
 	// every part, but not a crash of the machine.
 	Fsync bool
+	// APIServerArgs and ControllerManagerArgs are added to what each is started with.
+	APIServerArgs, ControllerManagerArgs []string
 	// CacheDir and Progress are those of BuildConfig.
 	CacheDir string
 	Progress io.Writer

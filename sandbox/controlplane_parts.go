@@ -117,11 +117,11 @@ func (c *ControlPlane) apiServerArgs(port, etcd string) []string {
 		// Nobody would make the accounts that it wants every pod to have.
 		args = append(args, "--disable-admission-plugins=ServiceAccount")
 	}
-	return args
+	return append(args, c.cfg.APIServerArgs...)
 }
 
 func (c *ControlPlane) controllerManagerArgs(port string) []string {
-	return []string{
+	return append([]string{
 		"--kubeconfig=" + c.Kubeconfig,
 		"--leader-elect=false",
 		"--bind-address=127.0.0.1",
@@ -133,7 +133,7 @@ func (c *ControlPlane) controllerManagerArgs(port string) []string {
 		"--kube-api-qps=1000",
 		"--kube-api-burst=2000",
 		"--profiling=false",
-	}
+	}, c.cfg.ControllerManagerArgs...)
 }
 
 func (c *ControlPlane) schedulerArgs(port string) []string {

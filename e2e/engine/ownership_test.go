@@ -137,28 +137,6 @@ func TestRun_NoticesASecondWriterOfTheInventory(t *testing.T) {
 	require.Contains(t, l.removed, "ConfigMap/y", "what the other recorded is known now")
 }
 
-func TestWatch_TellsOfDriftAndRunHealsIt(t *testing.T) {
-	a := newAgent(t)
-	set := desired(t, configMap("one", "1"), configMap("two", "1"))
-	l := newLog()
-	result, err := gitops.Run(t.Context(), a.cluster, a.project, set, l)
-	require.NoError(t, err)
-	ready := watch(t, a, result, l)
-	testkit.Eventually(t, func() error { return ready.is(true, 0) })
-
-	_, err = a.client.CoreV1().ConfigMaps(a.namespace).Patch(t.Context(), "one",
-		types.MergePatchType, []byte(`{"data":{"key":"foreign"}}`), metav1.PatchOptions{})
-	require.NoError(t, err)
-	require.NoError(t, a.client.CoreV1().ConfigMaps(a.namespace).Delete(t.Context(), "two", metav1.DeleteOptions{}))
-	testkit.Eventually(t, func() error { return ready.is(false, 2) })
-	require.Equal(t, gitops.HealthNotFound, l.get("ConfigMap/two").Health)
-
-	_, l = a.sync(configMap("one", "1"), configMap("two", "1"))
-	require.Equal(t, gitops.ActionConfigured, l.get("ConfigMap/one").Action)
-	require.Equal(t, gitops.ActionCreated, l.get("ConfigMap/two").Action)
-	require.Equal(t, map[string]string{"key": "1"}, a.data("one"))
-}
-
 // readiness keeps what Watch told last.
 type readiness struct {
 	mu   sync.Mutex
@@ -190,11 +168,18 @@ func (r *readiness) drifted(n int) error {
 // watch runs Watch until the test ends or stop is called.
 func watch(t *testing.T, a *agent, result gitops.Result, o gitops.Observer) *readiness {
 	t.Helper()
+	return watchWith(t, a, result, o, nil)
+}
+
+// watchWith is watch and tells of what was healed.
+func watchWith(t *testing.T, a *agent, result gitops.Result, o gitops.Observer, healed func(gitops.ObjectStatus)) *readiness {
+	t.Helper()
 	r := &readiness{}
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() {
 		done <- gitops.Watch(ctx, a.cluster, a.project, result, o, gitops.WatchConfig{
+			OnHealed: healed,
 			OnReadiness: func(now gitops.Readiness) {
 				r.mu.Lock()
 				defer r.mu.Unlock()

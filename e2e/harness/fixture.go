@@ -104,8 +104,14 @@ func (f *Fixture) Client() *stack.Client { return f.Stack.Client() }
 // is closed when the test ends.
 func (f *Fixture) NewAgentk(name string) *stack.Agentk {
 	f.T.Helper()
+	return f.NewAgentkOf(f.Stack.KasAgentAddress, name)
+}
+
+// NewAgentkOf is NewAgentk for the kas at that address.
+func (f *Fixture) NewAgentkOf(kasAddress, name string) *stack.Agentk {
+	f.T.Helper()
 	a, err := stack.NewAgentk(stack.AgentkConfig{
-		Dir: filepath.Join(f.Dir, f.Name, name), Program: f.Programs.Agentk, KasAddress: f.Stack.KasAgentAddress,
+		Dir: filepath.Join(f.Dir, f.Name, name), Program: f.Programs.Agentk, KasAddress: kasAddress,
 		Token: f.Token.Token, Kubeconfig: f.Cluster.Kubeconfig, Namespace: f.AgentNamespace,
 		Args: []string{"--log-level=debug"},
 	})

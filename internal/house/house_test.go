@@ -24,7 +24,9 @@ var rules = []struct {
 }{
 	{"api", []string{"api"}},
 	{"inventory", nil},
+	{"manifests/render", []string{"manifests"}},
 	{"manifests", []string{"inventory"}},
+	{"gitops/celhealth", []string{"gitops"}},
 	{"gitops", []string{"inventory", "manifests"}},
 	{"kasctl", []string{"api", "internal"}},
 	{"kas", []string{"api", "manifests", "inventory", "internal"}},
@@ -46,6 +48,14 @@ var noLibrary = map[string][]string{
 	"inventory": {"google.golang.org/grpc", "k8s.io/client-go"},
 	"manifests": {"google.golang.org/grpc", "k8s.io/client-go"},
 	"gitops":    {"google.golang.org/grpc", "k8s.io/client-go"},
+}
+
+// notBelow: rooms that others may import, but not all that is inside them. Rendering is
+// heavy, and kas alone does it.
+var notBelow = map[string][]string{
+	"agentk":    {"manifests/render"},
+	"gitops":    {"manifests/render"},
+	"inventory": {"manifests/render"},
 }
 
 type goPackage struct {
@@ -77,6 +87,10 @@ func TestForbidden_KnowsARuleBroken(t *testing.T) {
 		{"manifests", module + "/gitops"},
 		{"cmd/kas", module + "/agentk"},
 		{"newroom", module + "/api/agentrpc"},
+		{"agentk/desired", module + "/manifests/render"},
+		{"gitops", module + "/manifests/render"},
+		{"manifests/render", module + "/api/agentcfg"},
+		{"manifests", module + "/manifests/render"},
 	} {
 		if forbidden(row.room, row.imported) == "" {
 			t.Errorf("%s may import %s", row.room, row.imported)
@@ -91,6 +105,11 @@ func forbidden(room, imported string) string {
 			return "this room must not use the library " + library
 		}
 	}
+	for _, inside := range notBelow[top(room)] {
+		if below(imported, module+"/"+inside) {
+			return "this room must not use " + inside
+		}
+	}
 	if !below(imported, module) || slices.ContainsFunc(everything, func(e string) bool { return below(room, e) }) {
 		return ""
 	}
@@ -103,7 +122,7 @@ func forbidden(room, imported string) string {
 			continue
 		}
 		// The root of a room wires what is inside it. ror's rooms may share its registry.
-		if room == rule.room && below(target, rule.room) {
+		if room == rule.room && below(target, rule.room) && rule.room != "manifests" {
 			return ""
 		}
 		if rule.room == "ror" && below(target, "ror") {
@@ -117,6 +136,21 @@ func forbidden(room, imported string) string {
 		return "the room may import only " + strings.Join(rule.allow, ", ")
 	}
 	return "the room has no rule: add one here and in docs/architecture.md"
+}
+
+// TestAgentk_LinksNoRenderer: agentk stays small.
+func TestAgentk_LinksNoRenderer(t *testing.T) {
+	cmd := exec.CommandContext(t.Context(), "go", "list", "-deps", "./cmd/agentk")
+	cmd.Dir = filepath.Join("..", "..")
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("go list: %v", err)
+	}
+	for p := range strings.FieldsSeq(string(out)) {
+		if below(p, "helm.sh/helm/v3") || below(p, module+"/manifests/render") {
+			t.Errorf("agentk links %s", p)
+		}
+	}
 }
 
 func top(room string) string { return strings.SplitN(room, "/", 2)[0] }

@@ -1,0 +1,245 @@
+package engine_test
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/kas-agentk/kas/gitops"
+	"github.com/kas-agentk/kas/internal/testkit"
+	"github.com/kas-agentk/kas/inventory"
+)
+
+// crashScene is a project whose next commit creates, changes, lets go of and prunes.
+type crashScene struct {
+	*agent
+	t *testing.T
+	// group of the custom resource.
+	group string
+	// versions of the objects that nobody may touch.
+	versions map[string]string
+	next     gitops.Desired
+}
+
+// newCrashScene applies the first commit.
+func newCrashScene(t *testing.T, parallel int) *crashScene {
+	t.Helper()
+	s := &crashScene{agent: newAgent(t), t: t}
+	s.project.Propagation, s.project.Parallel = "Foreground", parallel
+	// One shard is nearly full, of something that cannot be read: what is recorded
+	// spreads over several, and moves between them.
+	_, err := s.client.CoreV1().ConfigMaps(s.namespace).Create(t.Context(), &corev1.ConfigMap{
+		ObjectMeta: metav1.ObjectMeta{
+			Name: "inventory-" + s.project.Key, Labels: map[string]string{inventory.Label: s.project.Key},
+		},
+		Data: map[string]string{"unreadable": strings.Repeat("x", 64<<10-700)},
+	}, metav1.CreateOptions{})
+	require.NoError(t, err)
+	s.sync(
+		configMap("stays", "1"), configMap("changes", "1"), configMap("leaves", "1"),
+		annotated(configMap("detached", "1"), "detached", "cli-utils.sigs.k8s.io/on-remove: keep"),
+		configMap("moved", "1"), deployment("old", 1))
+	testkit.Eventually(t, func() error {
+		sets, err := s.client.AppsV1().ReplicaSets(s.namespace).List(t.Context(), metav1.ListOptions{})
+		if err == nil && len(sets.Items) != 1 {
+			return errNotSo
+		}
+		return err
+	})
+	maps := s.client.CoreV1().ConfigMaps(s.namespace)
+	_, err = maps.Create(t.Context(), &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "theirs"}}, metav1.CreateOptions{})
+	require.NoError(t, err)
+	_, err = maps.Patch(t.Context(), "moved", types.MergePatchType,
+		fmt.Appendf(nil, `{"metadata":{"annotations":{%q:"9-9"}}}`, gitops.OwnerAnnotation), metav1.PatchOptions{})
+	require.NoError(t, err)
+	s.versions = s.untouchable()
+	s.stop()
+
+	definition, group := crd(s.agent, "Widget")
+	s.group = group
+	inside := strings.Replace(configMap("inside", "1"), "name: inside", "name: inside\n  namespace: "+s.other(), 1)
+	s.next = desired(t,
+		configMap("stays", "1"), configMap("changes", "2"), configMap("theirs", "ours"), configMap("new", "1"),
+		fmt.Sprintf("apiVersion: %s/v1\nkind: Widget\nmetadata:\n  name: w\nspec:\n  size: 3\n", group), definition,
+		inside, "apiVersion: v1\nkind: Namespace\nmetadata:\n  name: "+s.other()+"\n", deployment("fresh", 0))
+	return s
+}
+
+// other is the namespace that comes with the second commit.
+func (s *crashScene) other() string { return s.namespace + "-b" }
+
+func deployment(name string, replicas int) string {
+	return fmt.Sprintf(`apiVersion: apps/v1
+kind: Deployment
+metadata:
+  name: %[1]s
+spec:
+  replicas: %[2]d
+  selector: {matchLabels: {app: %[1]s}}
+  template:
+    metadata: {labels: {app: %[1]s}}
+    spec: {containers: [{name: main, image: main}]}
+`, name, replicas)
+}
+
+// untouchable are the resource versions of what the second commit leaves alone.
+func (s *crashScene) untouchable() map[string]string {
+	s.t.Helper()
+	versions := map[string]string{}
+	for _, name := range []string{"stays", "theirs", "moved"} {
+		cm, err := s.client.CoreV1().ConfigMaps(s.namespace).Get(s.t.Context(), name, metav1.GetOptions{})
+		require.NoError(s.t, err)
+		versions[name] = cm.ResourceVersion
+	}
+	return versions
+}
+
+// ours lists everything with our mark, from outside, by its text as an ID.
+func (s *crashScene) ours() []string {
+	s.t.Helper()
+	var found []string
+	for gvk, resource := range map[schema.GroupKind]schema.GroupVersionResource{
+		{Kind: "ConfigMap"}:                 {Version: "v1", Resource: "configmaps"},
+		{Kind: "Namespace"}:                 {Version: "v1", Resource: "namespaces"},
+		{Group: "apps", Kind: "Deployment"}: {Group: "apps", Version: "v1", Resource: "deployments"},
+		{Group: "apiextensions.k8s.io", Kind: "CustomResourceDefinition"}: {
+			Group: "apiextensions.k8s.io", Version: "v1", Resource: "customresourcedefinitions",
+		},
+		{Group: s.group, Kind: "Widget"}: {Group: s.group, Version: "v1", Resource: "widgets"},
+	} {
+		list, err := s.dynamic.Resource(resource).List(s.t.Context(), metav1.ListOptions{})
+		if apierrors.IsNotFound(err) {
+			continue // not served yet
+		}
+		require.NoError(s.t, err)
+		for i := range list.Items {
+			if list.Items[i].GetAnnotations()[gitops.OwnerAnnotation] == s.project.Key {
+				id := inventory.ID{GroupKind: gvk, Namespace: list.Items[i].GetNamespace(), Name: list.Items[i].GetName()}
+				found = append(found, id.String())
+			}
+		}
+	}
+	slices.Sort(found)
+	return found
+}
+
+// recorded is the inventory as it is stored, once for each shard that has an entry.
+func (s *crashScene) recorded() []string {
+	keys := s.inventory()
+	keys = slices.DeleteFunc(keys, func(key string) bool { return key == "unreadable" })
+	slices.Sort(keys)
+	return keys
+}
+
+// checkCrashed checks what must hold whenever the process has died.
+func (s *crashScene) checkCrashed() {
+	s.t.Helper()
+	recorded := s.recorded()
+	for _, id := range s.ours() {
+		require.Contains(s.t, recorded, id, "it exists because of us, and the inventory does not know")
+	}
+	require.Equal(s.t, s.versions, s.untouchable())
+}
+
+// checkConverged checks what must hold once a process has survived.
+func (s *crashScene) checkConverged() {
+	s.t.Helper()
+	var want []string
+	for i := range s.next.Set.Objects {
+		id := s.next.Set.Objects[i].ID
+		if id.Name == "theirs" {
+			continue
+		}
+		if id.Namespace == "" && id.GroupKind.Kind != "Namespace" && id.GroupKind.Kind != "CustomResourceDefinition" {
+			id.Namespace = s.namespace
+		}
+		want = append(want, id.String())
+	}
+	slices.Sort(want)
+	require.Equal(s.t, want, s.ours())
+	require.Equal(s.t, want, s.recorded())
+	require.Equal(s.t, s.versions, s.untouchable())
+	list, err := s.client.CoreV1().ConfigMaps("").List(s.t.Context(), metav1.ListOptions{})
+	require.NoError(s.t, err)
+	got := map[string]string{}
+	for _, cm := range list.Items {
+		if cm.Namespace == s.namespace && len(cm.Data["key"]) > 0 || cm.Namespace == s.other() && cm.Name == "inside" {
+			got[cm.Name] = cm.Data["key"]
+		}
+	}
+	require.Equal(s.t, map[string]string{
+		"stays": "1", "changes": "2", "new": "1", "inside": "1", "detached": "1", "moved": "1",
+	}, got)
+	sets, err := s.client.AppsV1().ReplicaSets(s.namespace).List(s.t.Context(), metav1.ListOptions{})
+	require.NoError(s.t, err)
+	for i := range sets.Items {
+		require.True(s.t, strings.HasPrefix(sets.Items[i].Name, "fresh-"), "%s outlived its Deployment", sets.Items[i].Name)
+	}
+}
+
+// recover is the process that survives.
+func (s *crashScene) recover() {
+	s.t.Helper()
+	s.start(server)
+	require.NoError(s.t, settle(s.t.Context(), s.cluster, s.project, s.next))
+	s.stop()
+	s.checkConverged()
+}
+
+// TestCrash_AtEveryWrite kills the process at every write of a sync: one request
+// after the other with the kill before the answer is seen, which is also a kill before
+// the next request, and many at a time with the kill before the request is sent.
+func TestCrash_AtEveryWrite(t *testing.T) {
+	for _, row := range []struct {
+		name     string
+		parallel int
+		sent     bool
+	}{
+		{"one request at a time, the answer is lost", 1, true},
+		{"many at a time, the request is not sent", gitops.DefaultParallel, false},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			s := newCrashScene(t, row.parallel)
+			writes, killed := s.spawn(t, s.next, 0, false)
+			require.False(t, killed)
+			s.checkConverged()
+			require.Greater(t, writes, int64(15), "a sync of that many objects")
+			t.Logf("%d writes", writes)
+			for n := int64(1); n <= writes; n++ {
+				t.Run(fmt.Sprintf("write %d", n), func(t *testing.T) {
+					t.Parallel()
+					s := newCrashScene(t, row.parallel)
+					_, killed := s.spawn(t, s.next, n, row.sent)
+					// How often the inventory is written depends on who is faster.
+					require.True(t, killed || n >= writes-3, "the process was to die")
+					s.checkCrashed()
+					s.recover()
+				})
+			}
+		})
+	}
+}
+
+// TestCrash_AgainAndAgain restarts a process that dies at its first write, then at its
+// second, and so on, until one survives.
+func TestCrash_AgainAndAgain(t *testing.T) {
+	s := newCrashScene(t, 0)
+	for n := int64(1); ; n++ {
+		require.Less(t, n, int64(100), "it never gets done")
+		_, killed := s.spawn(t, s.next, n, n%2 == 0)
+		s.checkCrashed()
+		if !killed {
+			t.Logf("survived %d crashes", n-1)
+			break
+		}
+	}
+	s.checkConverged()
+}

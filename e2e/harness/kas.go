@@ -1,0 +1,80 @@
+package harness
+
+import (
+	"context"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/kas-agentk/kas/sandbox/ports"
+	"github.com/kas-agentk/kas/sandbox/process"
+)
+
+// Kas is a kas of the fixture's own, beside the Env's.
+type Kas struct {
+	*process.Process
+	// AgentAddress is what agentk dials, APIAddress what RoR dials.
+	AgentAddress, APIAddress string
+}
+
+// NewKas starts a kas that polls that often. It is stopped when the test ends.
+func (f *Fixture) NewKas(pollPeriod time.Duration) *Kas {
+	f.T.Helper()
+	chosen, err := ports.Open("")
+	if err != nil {
+		f.T.Fatal(err)
+	}
+	f.T.Cleanup(func() { _ = chosen.Close() })
+	take := func(name string) string {
+		address, err := chosen.Address(name)
+		if err != nil {
+			f.T.Fatal(err)
+		}
+		return address
+	}
+	agent, api, metrics := take("agent"), take("api"), take("metrics")
+	ours, err := os.ReadFile(filepath.Join(f.Dir, "stack", "kas.yaml"))
+	if err != nil {
+		f.T.Fatal(err)
+	}
+	lines := strings.Split(strings.NewReplacer(
+		strings.TrimPrefix(f.Stack.KasAgentAddress, "grpc://"), agent,
+		f.Stack.KasAPIAddress, api,
+		strings.TrimSuffix(strings.TrimPrefix(f.Stack.KasMetricsURL, "http://"), "/metrics"), metrics,
+	).Replace(string(ours)), "\n")
+	for i, line := range lines {
+		if before, _, ok := strings.Cut(line, "poll_period:"); ok {
+			lines[i] = before + "poll_period: " + pollPeriod.String()
+		}
+	}
+	dir := filepath.Join(f.Dir, f.Name, "kas")
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		f.T.Fatal(err)
+	}
+	file := filepath.Join(dir, "kas.yaml")
+	if err := os.WriteFile(file, []byte(strings.Join(lines, "\n")), 0o600); err != nil {
+		f.T.Fatal(err)
+	}
+	k := &Kas{AgentAddress: "grpc://" + agent, APIAddress: api}
+	k.Process = process.New(process.Config{
+		Name: "kas of " + f.Name, Path: f.Programs.Kas, Args: []string{"--configuration-file=" + file},
+		LogFile: filepath.Join(dir, "kas.log"),
+		Ready: func(ctx context.Context) error {
+			conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", api)
+			if err == nil {
+				_ = conn.Close()
+			}
+			return err
+		},
+	})
+	f.T.Cleanup(func() {
+		if err := k.Stop(); err != nil {
+			f.T.Error(err)
+		}
+	})
+	f.guards.watch(k.Process)
+	f.Start(k)
+	return k
+}
