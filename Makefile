@@ -48,7 +48,7 @@ test-unit: ## Run the tests that need no control plane
 	$(GO) test -race -timeout $(TEST_TIMEOUT) $$($(GO) list ./... | grep -v -e '/e2e' -e '/sandbox')
 
 .PHONY: check
-check: lint generated tidy ## Lint, and check that generated files and go.mod are fresh
+check: lint generated tidy bench-build ## Lint, and check that generated files and go.mod are fresh
 
 .PHONY: lint
 lint: $(TOOLS)/golangci-lint $(TOOLS)/buf ## Lint Go and protobuf
@@ -94,8 +94,8 @@ bench: ## Compare the engine with others and with the API server's limit (half a
 	@.build/bin/bench --agentk=.build/bin/agentk --out=bench $(BENCH)
 
 .PHONY: bench-build
-bench-build: ## Vet, test and build the benchmarks without running them
-	@cd bench && $(GO) vet ./... && $(GO) test ./... && $(GO) build -o ../.build/bin/bench .
+bench-build: $(TOOLS)/golangci-lint ## Lint, test and build the benchmarks without running them
+	@cd bench && $(GO) mod tidy -diff && $(LINT) run -c ../.golangci.yml ./... && $(GO) test ./... && $(GO) build -o ../.build/bin/bench .
 
 .PHONY: bench-go
 bench-go: ## Run the benchmarks that stand beside the code

@@ -21,11 +21,13 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/kas-agentk/kas/api/agentcfg"
+	"github.com/kas-agentk/kas/api/agentrpc"
 	"github.com/kas-agentk/kas/api/syncstatus"
 	"github.com/kas-agentk/kas/gitops"
 	"github.com/kas-agentk/kas/internal/admin"
 	"github.com/kas-agentk/kas/internal/retry"
 	"github.com/kas-agentk/kas/internal/testkit"
+	"github.com/kas-agentk/kas/internal/version"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -143,6 +145,19 @@ func get(t *testing.T, url string) (int, string) {
 }
 
 func project(id string) *agentcfg.ManifestProject { return &agentcfg.ManifestProject{Id: id} }
+
+// A kas asks nothing of an agentk that does not tell that it knows of it.
+func TestAgent_TellsWhatItIsCapableOf(t *testing.T) {
+	r := startAgent(t, nil)
+	r.kas.configure(5, project("a"))
+	r.kas.push("a", aSet("c1", 10, "x")...)
+	r.awaitSynced(t, "a", "c1")
+	_, hellos, _ := r.kas.seen()
+	require.Equal(t, []agentrpc.Capability{
+		agentrpc.Capability_CAPABILITY_COMMANDS, agentrpc.Capability_CAPABILITY_COMPARISONS,
+	}, hellos[0].GetCapabilities())
+	require.Equal(t, version.Version, hellos[0].GetVersion())
+}
 
 func TestAgent_SyncsWhatKASSends(t *testing.T) {
 	r := startAgent(t, nil)

@@ -17,8 +17,9 @@ import (
 const (
 	// controlsTimeout bounds one request for what people decided.
 	controlsTimeout = 10 * time.Second
-	// idleTimeout is how long Suspend waits for the run under way to end.
-	idleTimeout = 20 * time.Second
+	// idleTimeout is how long Suspend waits for the run under way to end: less than those
+	// wait who asked.
+	idleTimeout = 10 * time.Second
 	// byConfiguration is who suspends a project by its entry in the configuration.
 	byConfiguration = "the agent's configuration"
 )

@@ -16,6 +16,9 @@ import (
 // maxCommands is how many commands wait for the one that is being carried out.
 const maxCommands = 16
 
+// capabilities are what a conversation understands.
+var capabilities = []agentrpc.Capability{agentrpc.Capability_CAPABILITY_COMMANDS, agentrpc.Capability_CAPABILITY_COMPARISONS}
+
 // conversation is what goes over one stream beside sets and reports.
 type conversation struct {
 	commands chan *agentrpc.Command
@@ -47,7 +50,7 @@ func (c *conversation) report(r *agentrpc.Report) error {
 func (c *conversation) answer(id string, err error) {
 	result := &agentrpc.CommandResult{Id: id}
 	if err != nil {
-		result.Error = err.Error()
+		result.Error = report.Clip(err.Error())
 	}
 	_ = c.send(&agentrpc.ConnectRequest{Message: &agentrpc.ConnectRequest_CommandResult{CommandResult: result}})
 }
@@ -122,7 +125,7 @@ func (w *worker) compare(ctx context.Context, c *conversation, set *desired.Set)
 		err = diffErr
 	}
 	if err != nil {
-		failed := &agentrpc.Comparison{Id: set.ComparisonID, Error: "the cluster could not be compared: " + trouble(err)}
+		failed := &agentrpc.Comparison{Id: set.ComparisonID, Error: report.Clip("the cluster could not be compared: " + trouble(err))}
 		_ = c.send(&agentrpc.ConnectRequest{Message: &agentrpc.ConnectRequest_Comparison{Comparison: failed}})
 	}
 	w.log.Info("Commit compared with the cluster", logging.Commit(set.Commit), zap.Int("objects", len(set.Set.Objects)),

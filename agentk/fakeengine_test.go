@@ -14,6 +14,8 @@ type fakeEngine struct {
 	run func(ctx context.Context, n int, d gitops.Desired, o gitops.Observer) (gitops.Result, error)
 	// diff, unless nil, answers comparisons.
 	diff func(context.Context, gitops.Desired) ([]gitops.Difference, error)
+	// watch, unless nil, is called by every watch when it begins.
+	watch func(gitops.WatchConfig)
 	// readiness is sent to the next watches.
 	readiness chan gitops.Readiness
 
@@ -69,6 +71,9 @@ func (e *fakeEngine) Watch(ctx context.Context, _ gitops.Project, _ gitops.Resul
 	e.mu.Lock()
 	e.watches++
 	e.mu.Unlock()
+	if e.watch != nil {
+		e.watch(cfg)
+	}
 	cfg.OnReadiness(gitops.Readiness{Ready: true})
 	for {
 		select {

@@ -61,7 +61,7 @@ func newKubernetes(flags *genericclioptions.ConfigFlags, namespace, identity str
 	if err != nil {
 		return nil, err
 	}
-	return &kubernetes{engine: clusterEngine{cluster: c}, elector: elector, version: ask, controls: controls, Run: objects.Run}, nil
+	return &kubernetes{engine: clusterEngine{cluster: c, limit: gitops.NewLimit(gitops.DefaultParallel)}, elector: elector, version: ask, controls: controls, Run: objects.Run}, nil
 }
 
 var errNoCluster = errors.New("no cluster: give --kubeconfig or KUBECONFIG, or run in a pod")
@@ -106,6 +106,8 @@ func versionOf(restConfig *rest.Config) (func(context.Context) string, error) {
 // clusterEngine is the gitops engine over one cluster.
 type clusterEngine struct {
 	cluster *cluster.Cluster
+	// limit of requests, which all projects share.
+	limit *gitops.Limit
 }
 
 var _ Engine = clusterEngine{}
@@ -115,11 +117,13 @@ func (e clusterEngine) Forget() { e.cluster.Forget() }
 
 // Run implements Engine.
 func (e clusterEngine) Run(ctx context.Context, p gitops.Project, d gitops.Desired, o gitops.Observer) (gitops.Result, error) {
+	p.Limit = e.limit
 	return gitops.Run(ctx, e.cluster, p, d, o)
 }
 
 // Watch implements Engine.
 func (e clusterEngine) Watch(ctx context.Context, p gitops.Project, r gitops.Result, o gitops.Observer, cfg gitops.WatchConfig) error {
+	p.Limit = e.limit
 	return gitops.Watch(ctx, e.cluster, p, r, o, cfg)
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"time"
 
 	"github.com/cenkalti/backoff/v4"
@@ -157,6 +158,10 @@ func (w *worker) projectFor(set *desired.Set, decided *decision) (gitops.Project
 	if decided != nil && decided.ApprovedCommit == set.Commit {
 		project.Guard.Approved = set.Commit
 	}
+	project.Agent, project.Name = strconv.FormatInt(w.agentID, 10), set.ProjectPath
+	if project.Name == "" {
+		project.Name = w.project.GetId()
+	}
 	project.Others = w.wants.others(project.Key)
 	project.Healing = w.healing
 	return project, nil
@@ -228,8 +233,14 @@ func (w *worker) watch(ctx context.Context, log *zap.Logger, project gitops.Proj
 		return nil
 	}
 	err := w.engine.Watch(ctx, project, result, w.reporter, gitops.WatchConfig{
-		Clock:    w.clock,
-		OnHealed: func(s gitops.ObjectStatus) { logHealed(log, s) },
+		Clock: w.clock,
+		OnHealed: func(s gitops.ObjectStatus) {
+			w.metrics.heals.WithLabelValues("ok").Inc()
+			logHealed(log, s)
+		},
+		// Why, a run tells that follows, or another try.
+		OnHealFailed: func(inventory.ID, error) { w.metrics.heals.WithLabelValues("error").Inc() },
+		OnContested:  func(n int) { w.metrics.contested.WithLabelValues(w.project.GetId()).Set(float64(n)) },
 		OnReadiness: func(r gitops.Readiness) {
 			w.reporter.Health(r.Ready, r.Late)
 			if len(r.Drifted) > 0 {

@@ -179,3 +179,28 @@ func TestLoop_DryRunWatchesNothing(t *testing.T) {
 	require.Zero(t, engine.watches)
 	require.Zero(t, testutil.CollectAndCount(r.worker.metrics.lastApplied), "nothing was applied")
 }
+
+func TestLoop_CountsHealsAndContests(t *testing.T) {
+	engine := newFakeEngine()
+	engine.watch = func(cfg gitops.WatchConfig) {
+		cfg.OnHealed(gitops.ObjectStatus{})
+		cfg.OnHealed(gitops.ObjectStatus{Contest: &gitops.Contest{}})
+		cfg.OnHealFailed(inventory.ID{}, context.DeadlineExceeded)
+		cfg.OnContested(3)
+	}
+	r := startLoop(t, project("a"), engine)
+	r.put("c1")
+	m := r.worker.metrics
+	testkit.Eventually(t, func() error {
+		if n := testutil.ToFloat64(m.contested.WithLabelValues("a")); n != 3 {
+			return fmt.Errorf("%v objects contested", n)
+		}
+		return nil
+	})
+	require.InDelta(t, 2, testutil.ToFloat64(m.heals.WithLabelValues("ok")), 0)
+	require.InDelta(t, 1, testutil.ToFloat64(m.heals.WithLabelValues("error")), 0)
+	engine.mu.Lock()
+	defer engine.mu.Unlock()
+	require.Equal(t, "5", engine.projects[0].Agent)
+	require.Equal(t, "a", engine.projects[0].Name, "as kasctl approve takes it")
+}

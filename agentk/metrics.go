@@ -16,6 +16,8 @@ type metrics struct {
 	syncs        *prometheus.HistogramVec
 	objects      *prometheus.CounterVec
 	lastApplied  *prometheus.GaugeVec
+	heals        *prometheus.CounterVec
+	contested    *prometheus.GaugeVec
 }
 
 func newMetrics(reg prometheus.Registerer) (*metrics, error) {
@@ -54,7 +56,15 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 			Help: "When a project's objects were last all applied, in seconds since 1970.",
 		}, []string{"project"}),
 	}
-	for _, c := range []prometheus.Collector{m.connected, m.offline, m.stateWrites, m.leader, m.streamsEnded, m.syncs, m.objects, m.lastApplied} {
+	m.heals = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "agentk_heals_total",
+		Help: "Objects applied again because somebody else had changed or deleted them, by result (ok, error).",
+	}, []string{"result"})
+	m.contested = prometheus.NewGaugeVec(prometheus.GaugeOpts{
+		Name: "agentk_contested_objects",
+		Help: "Objects that somebody else keeps changing or deleting, by project.",
+	}, []string{"project"})
+	for _, c := range []prometheus.Collector{m.connected, m.offline, m.stateWrites, m.leader, m.streamsEnded, m.syncs, m.objects, m.lastApplied, m.heals, m.contested} {
 		if err := reg.Register(c); err != nil {
 			return nil, err //nolint:wrapcheck // New says that it is about metrics
 		}

@@ -152,7 +152,7 @@ func (o *others) Settled() bool {
 // may be there although the kind knows none.
 func (w *want) holds(id inventory.ID) bool {
 	if w.ids == nil {
-		objects := gitops.Applicable(w.set.Desired).Set.Objects
+		objects := w.set.Set.Objects
 		w.ids = make(map[inventory.ID]struct{}, len(objects))
 		for i := range objects {
 			w.ids[objects[i].ID] = struct{}{}

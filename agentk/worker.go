@@ -18,6 +18,7 @@ import (
 	"github.com/kas-agentk/kas/api/agentrpc"
 	"github.com/kas-agentk/kas/gitops"
 	"github.com/kas-agentk/kas/internal/logging"
+	"github.com/kas-agentk/kas/internal/version"
 )
 
 // errClaimed marks a project that the configuration names twice, by path and by number.
@@ -81,6 +82,7 @@ func newWorker(cfg workerConfig, agentID int64, project *agentcfg.ManifestProjec
 // Run syncs until ctx ends.
 func (w *worker) Run(ctx context.Context) {
 	defer w.metrics.lastApplied.DeleteLabelValues(w.project.GetId())
+	defer w.metrics.contested.DeleteLabelValues(w.project.GetId())
 	restored := w.restore()
 	var wg sync.WaitGroup
 	wg.Go(func() { w.offer(ctx, restored) })
@@ -106,7 +108,9 @@ func (w *worker) connect(ctx context.Context) error {
 	}
 	w.receiver.Restart()
 	commit, digests := w.receiver.Held()
-	hello := &agentrpc.Hello{Project: w.project, CommitId: commit, Digests: digests}
+	hello := &agentrpc.Hello{
+		Project: w.project, CommitId: commit, Digests: digests, Version: version.Version, Capabilities: capabilities,
+	}
 	err = stream.Send(&agentrpc.ConnectRequest{Message: &agentrpc.ConnectRequest_Hello{Hello: hello}})
 	if err != nil && !errors.Is(err, io.EOF) { // EOF: the reason comes with Recv
 		return fmt.Errorf("sync stream: %w", err)

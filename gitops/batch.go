@@ -34,7 +34,9 @@ const (
 // of one object delays no other.
 type batch struct {
 	clock clock.Clock
-	limit *limit
+	limit *Limit
+	// parallel is how many may be in flight at most, whatever the limit says.
+	parallel int
 	// ready says whether a step may be carried out, and settles it if it may not.
 	ready func(*Step) bool
 	// send does a step's requests, in a worker.
@@ -80,7 +82,7 @@ type outcome struct {
 // run returns an error if settle does or ctx has ended; the steps in flight are
 // finished then, and the others left as they are.
 func (b *batch) run(ctx context.Context) error {
-	parallel := min(int(b.limit.most), len(b.steps))
+	parallel := min(b.parallel, len(b.steps))
 	jobs := make(chan *attempt)
 	done := make(chan *attempt, parallel)
 	var workers errgroup.Group
@@ -117,7 +119,6 @@ func (b *batch) feed(ctx context.Context, jobs chan<- *attempt, done <-chan *att
 		var free chan<- *attempt
 		if due != nil {
 			free = jobs
-			due.epoch = b.limit.epoch
 		}
 		tick, stopTick := timer(b.clock, wait)
 		select {
@@ -149,14 +150,15 @@ func (b *batch) due() (*attempt, time.Duration) {
 		return nil, 0
 	}
 	now := b.clock.Now()
-	ok, wait := b.limit.room(now, b.flying)
+	ok, wait, epoch := b.limit.room(now, b.flying)
 	switch {
 	case !ok:
 		return nil, wait
 	case len(b.again) > 0 && !b.again[0].at.After(now):
+		b.again[0].epoch = epoch
 		return b.again[0], 0
 	case b.next < len(b.steps):
-		return &attempt{step: &b.steps[b.next]}, 0
+		return &attempt{step: &b.steps[b.next], epoch: epoch}, 0
 	default:
 		return nil, b.again[0].at.Sub(now)
 	}

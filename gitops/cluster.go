@@ -34,7 +34,7 @@ type Cluster interface {
 	Notify(kinds []schema.GroupKind, changed func(inventory.ID)) (stop func())
 
 	// Read asks the API server for an object as it is now, all of it. Where there is
-	// none, the error says so and wraps none of this package's. An empty version
+	// none, the error wraps ErrNotFound. An empty version
 	// stands for whichever is served.
 	Read(ctx context.Context, id inventory.ID, version string) (*unstructured.Unstructured, error)
 	// Apply creates or changes an object and returns it as it is then.
@@ -77,10 +77,12 @@ type Live struct {
 	// Ownership is the hash of the fields we own (see inventory.OwnershipOf); zero
 	// where we own none.
 	Ownership inventory.Hash
-	// Object is shared and must not be changed. Its managedFields are gone, and so
-	// is what neither health nor the engine needs, such as the data of Secrets. It
-	// is nil when the object was just applied and not seen since.
-	Object *unstructured.Unstructured
+	// Stays says that the object is marked to survive its removal from the
+	// repository. It need only be set where Object is nil.
+	Stays bool
+	// Object is without its managedFields, and of ConfigMaps and Secrets there is the
+	// metadata alone. It is nil when the object was just applied and not seen since.
+	Object *Snapshot
 }
 
 // Apply is a request to create or change one object.

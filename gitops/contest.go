@@ -20,19 +20,57 @@ const (
 
 // pace is how long after a heal the next one of the same object comes at the
 // earliest, by the number of heals before. What changes once or twice is put right at
-// once; two who never give in cost two applies a minute, and as many writes of the
-// inventory.
-var pace = [...]time.Duration{0, 0, time.Second, 5 * time.Second, 15 * time.Second, 30 * time.Second}
+// once; two who never give in cost four applies in the first minute and two in each
+// after that.
+var pace = [...]time.Duration{0, 0, 5 * time.Second, 30 * time.Second}
 
-// Healing remembers the objects of a project that were healed of late. It may be used
-// by several goroutines.
+// Healing remembers the objects of a project that were healed of late, and what there
+// is to say of those that were deleted to be created anew. It may be used by several
+// goroutines.
 type Healing struct {
 	mu       sync.Mutex
 	quarrels map[inventory.ID]quarrel
+	notes    map[inventory.ID]runNote
+}
+
+// runNote is what a run has to say of an object until that is applied again.
+type runNote struct {
+	// digest on record.
+	digest inventory.Hash
+	text   string
 }
 
 // NewHealing returns a memory that is empty.
-func NewHealing() *Healing { return &Healing{quarrels: map[inventory.ID]quarrel{}} }
+func NewHealing() *Healing {
+	return &Healing{quarrels: map[inventory.ID]quarrel{}, notes: map[inventory.ID]runNote{}}
+}
+
+// keepNote remembers what a run said of an object; empty: nothing any more.
+func (h *Healing) keepNote(id inventory.ID, digest inventory.Hash, text string) {
+	if h == nil {
+		return
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if text == "" {
+		delete(h.notes, id)
+	} else {
+		h.notes[id] = runNote{digest: digest, text: text}
+	}
+}
+
+// note that an earlier run has left.
+func (h *Healing) note(id inventory.ID, digest inventory.Hash) string {
+	if h == nil {
+		return ""
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if n := h.notes[id]; n.digest == digest {
+		return n.text
+	}
+	return ""
+}
 
 // quarrel is the heals of one object.
 type quarrel struct {
@@ -114,6 +152,19 @@ func (h *Healing) settled(now time.Time) (over []inventory.ID, next time.Time) {
 		}
 	}
 	return over, next
+}
+
+// contested counts the quarrels that are shown.
+func (h *Healing) contested() int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	n := 0
+	for _, q := range h.quarrels {
+		if q.contest != nil {
+			n++
+		}
+	}
+	return n
 }
 
 // message says what the quarrel is about and what ends it.

@@ -65,7 +65,6 @@ type FieldDifference struct {
 // same project is under way. The error is for what stops everything; values of Secrets
 // are nowhere in the result.
 func Diff(ctx context.Context, c Previewer, p Project, d Desired) ([]Difference, error) {
-	d = Applicable(d)
 	inv, err := c.Peek(ctx, p.Key)
 	if err != nil {
 		return nil, ended(ctx, fmt.Errorf("read the inventory: %w", err))

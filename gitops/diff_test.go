@@ -32,7 +32,7 @@ func (p previewer) Preview(_ context.Context, a gitops.Apply) (before, after *un
 			return err
 		}
 		if live, ok := p.Live(a.ID); ok {
-			before = live.Object.DeepCopy()
+			before = live.Object.Unstructured()
 			before.SetResourceVersion(live.ResourceVersion)
 			before.SetUID(live.UID)
 		}

@@ -19,9 +19,9 @@
 //
 // Invariants:
 //   - An object's ID is in the inventory before the object is sent to the API
-//     server, and leaves it only when the object is seen to be gone or no longer
-//     ours. So the inventory names everything that exists because of us, whenever
-//     the process dies.
+//     server, and leaves it only when the object was seen to go, the API server says
+//     that it is not there, or it is no longer ours. So the inventory names everything
+//     that exists because of us, whenever the process dies.
 //   - An object that is recorded as applied, and whose live object shows our
 //     ownership as our last apply left it, costs no request.
 //   - Nothing is pruned for a set that is not Complete, nor for an empty set unless
@@ -54,7 +54,10 @@
 //     shows another ownership afterwards is recorded within a second, and at the
 //     latest when Watch ends. A process that dies before applies it once more.
 //   - An object that is changed again and again is healed ever more slowly, two
-//     times a minute in the end, and delays no other.
+//     times a minute in the end, and delays no other. While that goes on, the heals
+//     are not recorded by themselves, but with other changes, when the quarrel is
+//     over, or when Watch ends; so a quarrel costs no writes beyond its applies, and
+//     a process that dies meanwhile applies the object once more, as above.
 //
 // Run starts goroutines for requests in flight and returns when all have ended; it
 // calls the Observer from its own goroutine alone, and so does Watch.

@@ -22,13 +22,17 @@ var (
 	// ErrImmutable: a field that is to be changed cannot be. The error is an
 	// *ImmutableError.
 	ErrImmutable = errors.New("a field cannot be changed")
+	// ErrNotFound: the API server says that there is no such object.
+	ErrNotFound = errors.New("the object does not exist")
 	// ErrNoNamespace: the object's namespace does not exist.
 	ErrNoNamespace = errors.New("the namespace does not exist")
+	// ErrNamespaceEnds: the object's namespace is being deleted.
+	ErrNamespaceEnds = errors.New("the namespace is being deleted")
 )
 
 // KindError marks an error with what kind of error it is, and leaves its text alone.
 type KindError struct {
-	// Kind is ErrTransient or ErrNoNamespace.
+	// Kind is ErrTransient, ErrNotFound, ErrNoNamespace or ErrNamespaceEnds.
 	Kind error
 	Err  error
 }

@@ -29,7 +29,7 @@ const owner = "1-2"
 
 var (
 	errRefused = errors.New("refused by an admission webhook")
-	errAbsent  = errors.New("not found")
+	errAbsent  = &gitops.KindError{Kind: gitops.ErrNotFound, Err: errors.New("not found")}
 )
 
 // world is what outlives a process: objects and stored inventories.
@@ -74,6 +74,10 @@ type fakeCluster struct {
 	*world
 	fault func(call string) error
 	calls []string
+	// hidden objects exist, and Live does not know them yet.
+	hidden map[inventory.ID]gitops.Live
+	// removes as they were asked for.
+	removes []gitops.Remove
 	// salt makes the trace that an apply leaves another one.
 	salt []byte
 	// yielded fields of the last apply of each name.
@@ -117,7 +121,12 @@ func (f *fakeCluster) Load(ctx context.Context, id string) (*inventory.Inventory
 }
 
 func (f *fakeCluster) Save(ctx context.Context, inv *inventory.Inventory) error {
-	err := f.around("save", func() error { return inv.Save(ctx, f.world) })
+	err := f.around("save", func() error {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		return inv.Save(ctx, f.world)
+	})
 	if err != nil {
 		f.inv = nil
 	}
@@ -192,10 +201,14 @@ func (f *fakeCluster) Read(_ context.Context, id inventory.ID, _ string) (*unstr
 	var u *unstructured.Unstructured
 	err := f.around("read "+id.Name, func() error {
 		live, ok := f.Live(id)
+		if hidden, ok := f.hidden[id]; ok {
+			u = hidden.Object.Unstructured()
+			return nil
+		}
 		if !ok {
 			return errAbsent
 		}
-		u = live.Object.DeepCopy()
+		u = live.Object.Unstructured()
 		u.SetUID(live.UID)
 		u.SetResourceVersion(live.ResourceVersion)
 		return nil
@@ -203,9 +216,12 @@ func (f *fakeCluster) Read(_ context.Context, id inventory.ID, _ string) (*unstr
 	return u, err
 }
 
-func (f *fakeCluster) Apply(_ context.Context, a gitops.Apply) (gitops.Live, error) {
+func (f *fakeCluster) Apply(ctx context.Context, a gitops.Apply) (gitops.Live, error) {
 	var live gitops.Live
 	err := f.around("apply "+a.ID.Name, func() error {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
 		f.mu.Lock()
 		if f.yielded == nil {
 			f.yielded = map[string][]string{}
@@ -235,12 +251,22 @@ func (f *fakeCluster) Contenders(_ context.Context, id inventory.ID, _ []byte) (
 	return others, err
 }
 
+// snapshot of what a test made.
+func snapshot(u *unstructured.Unstructured) *gitops.Snapshot {
+	s, err := gitops.NewSnapshot(u)
+	if err != nil {
+		panic(err)
+	}
+	return s
+}
+
 // put changes an object as if by an apply, and serves what a CRD defines.
 func (w *world) put(u *unstructured.Unstructured, ownership inventory.Hash, dry bool) gitops.Live {
 	id := inventory.IDOf(u)
 	w.mu.Lock()
 	live := w.objects[id]
-	live.Object, live.Ownership, live.Owner = u, ownership, u.GetAnnotations()[gitops.OwnerAnnotation]
+	live.Object, live.Ownership, live.Owner = snapshot(u), ownership, u.GetAnnotations()[gitops.OwnerAnnotation]
+	live.Stays = gitops.MarkedToStay(func(key string) string { return u.GetAnnotations()[key] })
 	w.version++
 	live.ResourceVersion = strconv.Itoa(w.version)
 	if live.UID == "" {
@@ -274,6 +300,7 @@ func (f *fakeCluster) Remove(_ context.Context, r gitops.Remove) error {
 			return errRefused
 		}
 		f.mu.Lock()
+		f.removes = append(f.removes, r)
 		live, ok := f.objects[r.ID]
 		switch {
 		case !ok || live.UID != r.UID || r.DryRun:
@@ -284,11 +311,11 @@ func (f *fakeCluster) Remove(_ context.Context, r gitops.Remove) error {
 			live.Owner = ""
 			f.objects[r.ID] = live
 		case f.lingering[r.ID.Name]:
-			u := live.Object.DeepCopy()
+			u := live.Object.Unstructured()
 			now := metav1.Now()
 			u.SetDeletionTimestamp(&now)
 			u.SetFinalizers([]string{"example.com/hold"})
-			live.Object = u
+			live.Object = snapshot(u)
 			f.objects[r.ID] = live
 		default:
 			delete(f.objects, r.ID)
@@ -405,5 +432,5 @@ func cmID(name string) inventory.ID {
 }
 
 func project() gitops.Project {
-	return gitops.Project{Key: owner, Prune: true, Propagation: "Background", Parallel: 1}
+	return gitops.Project{Key: owner, Agent: "1", Name: "group/app", Prune: true, Propagation: "Background", Parallel: 1}
 }

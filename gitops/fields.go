@@ -153,17 +153,93 @@ func (c *comparison) compareMaps(path string, before, after map[string]any) {
 	}
 }
 
+// compareLists compares by place, but for what is the same at both ends: one element put
+// in at the front is one difference. Elements that moved are told by their names.
 func (c *comparison) compareLists(path string, before, after []any) {
-	for i := range max(len(before), len(after)) {
+	if moved(before, after) {
+		c.compareNamed(path, before, after)
+		return
+	}
+	start, end := 0, 0
+	if len(before) != len(after) {
+		shorter := min(len(before), len(after))
+		for start < shorter && reflect.DeepEqual(before[start], after[start]) {
+			start++
+		}
+		for end < shorter-start && reflect.DeepEqual(before[len(before)-1-end], after[len(after)-1-end]) {
+			end++
+		}
+	}
+	was, is := before[:len(before)-end], after[:len(after)-end]
+	for i := start; i < max(len(was), len(is)); i++ {
 		here := path + "[" + strconv.Itoa(i) + "]"
 		switch {
-		case i >= len(before):
-			c.add(here, "", encode(after[i]))
-		case i >= len(after):
-			c.add(here, encode(before[i]), "")
+		case i >= len(was):
+			c.add(here, "", encode(is[i]))
+		case i >= len(is):
+			c.add(here, encode(was[i]), "")
 		default:
-			c.compare(here, before[i], after[i])
+			c.compare(here, was[i], is[i])
 		}
+	}
+}
+
+// moved tells whether the elements of both lists have names, and one of them is not where
+// it was.
+func moved(before, after []any) bool {
+	was, is := names(before), names(after)
+	if was == nil || is == nil {
+		return false
+	}
+	for i, name := range was {
+		if at := slices.Index(is, name); at >= 0 && at != i {
+			return true
+		}
+	}
+	return false
+}
+
+// names of a list's elements, in order; nil where they have none, or two have the same.
+func names(list []any) []string {
+	const most = 1000 // finding one among others takes as many steps
+	if len(list) > most {
+		return nil
+	}
+	out := make([]string, 0, len(list))
+	for _, element := range list {
+		object, _ := element.(map[string]any)
+		name, ok := object["name"].(string)
+		if !ok || slices.Contains(out, name) {
+			return nil
+		}
+		out = append(out, name)
+	}
+	return out
+}
+
+// compareNamed compares elements that have the same name.
+func (c *comparison) compareNamed(path string, before, after []any) {
+	was, is := names(before), names(after)
+	var stayedBefore, stayedAfter []string
+	for i, name := range was {
+		here := path + "[name=" + name + "]"
+		at := slices.Index(is, name)
+		if at < 0 {
+			c.add(here, encode(before[i]), "")
+			continue
+		}
+		stayedBefore = append(stayedBefore, name)
+		c.compare(here, before[i], after[at])
+	}
+	for i, name := range is {
+		if slices.Contains(was, name) {
+			stayedAfter = append(stayedAfter, name)
+			continue
+		}
+		c.add(path+"[name="+name+"]", "", encode(after[i]))
+	}
+	if !slices.Equal(stayedBefore, stayedAfter) {
+		c.add(path+" (order)", encode(stayedBefore), encode(stayedAfter))
 	}
 }
 

@@ -16,6 +16,8 @@ type Project struct {
 	// Key tells the project's inventory from all others in the cluster: the
 	// agent's and the project's numbers in RoR, as "<agent>-<project>".
 	Key string
+	// Agent and Name are what people call the agent and the project in commands.
+	Agent, Name string
 	// DefaultNamespace of namespaced objects that name none.
 	DefaultNamespace string
 	// Prune: delete objects that left the repository.
@@ -44,13 +46,16 @@ type Project struct {
 	Health HealthRules
 	// Others knows what the agent's other projects want; nil: there are none.
 	Others Others
-	// Healing is what one Run or Watch of the project remembers for the next of
-	// objects that somebody else keeps changing; nil: nothing.
+	// Healing is what one Run or Watch of the project remembers for the next, of
+	// objects that somebody else keeps changing or that were created anew; nil:
+	// nothing.
 	Healing *Healing
 	// Clock for timeouts; nil: the real one.
 	Clock clock.Clock
 	// Parallel is how many requests are in flight at a time; zero: DefaultParallel.
 	Parallel int
+	// Limit that projects share; nil: the project has one of its own.
+	Limit *Limit
 }
 
 // DefaultParallel is close to where a small API server takes no more. Where one takes
@@ -76,6 +81,8 @@ type IgnoreRule struct {
 
 // HealthRules judge objects in place of kstatus.
 type HealthRules interface {
+	// Covers says whether there is a rule for the kind.
+	Covers(schema.GroupKind) bool
 	// Judge returns false where there is no rule for the kind.
 	Judge(*unstructured.Unstructured) (health Health, message string, ok bool)
 }
@@ -215,8 +222,9 @@ type Result struct {
 
 	// watched is what Watch looks after, in the order of the set.
 	watched []watched
-	// unserved kinds that objects need.
+	// unserved kinds that objects need, and namespaces that are not there for them.
 	unserved []schema.GroupVersionKind
+	homes    map[string]struct{}
 }
 
 // Readiness sums up the health of what a run applied.
@@ -235,6 +243,6 @@ type Readiness struct {
 	// else the set holds, or tries and waits as only a Run has them.
 	Drifted []inventory.ID
 	// Retry: a kind that the run missed is served by now, because somebody has made
-	// its CRD. Another Run is worth while at once.
+	// its CRD, or a namespace that it missed is there. Another Run is worth while at once.
 	Retry bool
 }

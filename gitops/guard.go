@@ -46,9 +46,11 @@ func (pl *planner) needed(removals []Step) map[inventory.ID]string {
 		switch {
 		case id.GroupKind == namespaceKind:
 			homes[id.Name] = id
-		case isDefinition(id) && removals[i].Before.Object != nil:
-			if gk, ok := object.GetCRDGroupKind(removals[i].Before.Object); ok {
-				kinds[gk.String()] = id
+		case isDefinition(id):
+			if crd := removals[i].Before.Object.Unstructured(); crd != nil {
+				if gk, ok := object.GetCRDGroupKind(crd); ok {
+					kinds[gk.String()] = id
+				}
 			}
 		}
 	}
@@ -103,7 +105,7 @@ func (pl *planner) guarded(d Desired, deletions []Step) []Step {
 		pl.out.Held = append(pl.out.Held, held[i].Status.ID)
 		pl.keep(&held[i], "left the repository, not deleted: "+reason+", which waits for approval")
 	}
-	pl.heldBack(reason + ": " + howToApprove(d))
+	pl.heldBack(reason + ": " + pl.p.howToApprove(d))
 	return going
 }
 
@@ -128,7 +130,8 @@ func (pl *planner) existing() int {
 func approved(g Guard, d Desired) bool { return d.Commit != "" && g.Approved == d.Commit }
 
 // howToApprove is a sentence for people.
-func howToApprove(d Desired) string {
+func (p *Project) howToApprove(d Desired) string {
 	return fmt.Sprintf("nothing of that is deleted until somebody approves of it, "+
-		"with \"kasctl approve AGENT PROJECT %s\", on the page, or as prune_guard.approved_commit in the agent's configuration", d.Commit)
+		"with \"kasctl approve %s %s %s\", on the page, or as prune_guard.approved_commit in the agent's configuration",
+		p.Agent, p.Name, d.Commit)
 }

@@ -1,7 +1,6 @@
 package gitops_test
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -88,7 +87,7 @@ func TestRun_GuardHoldsDeletionsUntilApproved(t *testing.T) {
 	require.Zero(t, result.Failed)
 	require.Equal(t, held, result.Held)
 	require.Contains(t, result.HeldBack, "the commit would delete 4 of 5 objects")
-	require.Contains(t, result.HeldBack, "kasctl approve AGENT PROJECT 2")
+	require.Contains(t, result.HeldBack, "kasctl approve 1 group/app 2")
 	require.Equal(t, gitops.ActionSkipped, o.get("a01").Action)
 	require.Equal(t, "left the repository, not deleted: the commit would delete 4 of 5 objects, which waits for approval", o.get("a01").Message)
 	require.Equal(t, gitops.ActionCreated, o.get("b00").Action, "the rest is applied")
@@ -244,7 +243,7 @@ func TestRun_NamespaceWithForeignObjectsWaitsForApproval(t *testing.T) {
 	require.Equal(t, gitops.ActionSkipped, o.get("team").Action)
 	require.Equal(t, "left the repository, not deleted: it holds objects that this project does not delete: "+
 		"ConfigMap team/foreign-0, ConfigMap team/foreign-1, ConfigMap team/foreign-2 and 2 more", o.get("team").Message)
-	require.Contains(t, result.HeldBack, "kasctl approve AGENT PROJECT 2")
+	require.Contains(t, result.HeldBack, "kasctl approve 1 group/app 2")
 
 	for _, id := range foreign[1:] {
 		w.remove(id)
@@ -328,23 +327,6 @@ func TestRun_ObjectTakenOverInTheLastMomentIsNotDeleted(t *testing.T) {
 	_, o = run(t, f, project(), set(t, cm("rest", "1")))
 	require.Equal(t, []string{"moved"}, o.removed)
 	require.False(t, w.recorded(t)["moved"])
-}
-
-func TestRun_ObjectsForToolsAreNotApplied(t *testing.T) {
-	local := `{apiVersion: kpt.dev/v1, kind: Kptfile, metadata: {name: pkg, annotations: {config.kubernetes.io/local-config: "true"}}}`
-	was := `{apiVersion: v1, kind: ConfigMap, metadata: {name: was, annotations: {config.kubernetes.io/local-config: "true"}}}`
-	w := newWorld()
-	f := w.process()
-	result, o := run(t, f, project(), set(t, local, cm("was", "1"), cm("rest", "1")))
-	require.Zero(t, result.Failed)
-	require.Equal(t, 2, result.Total)
-	require.NotContains(t, o.newest, "pkg")
-	_, o = run(t, f, project(), set(t, local, was, cm("rest", "1")))
-	require.Equal(t, gitops.ActionPruned, o.get("was").Action, "it has left the repository, as far as the cluster is concerned")
-
-	_, err := gitops.Run(context.Background(), f, project(), set(t, local, was), newObserver())
-	require.NoError(t, err)
-	require.Contains(t, w.names(), "rest", "nothing but such objects is an empty set")
 }
 
 func TestPlan_KindThatNothingDefinesAnyMoreIsForgotten(t *testing.T) {

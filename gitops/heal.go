@@ -48,8 +48,9 @@ type healer struct {
 // healing is one heal, and what came of it.
 type healing struct {
 	index int
-	// before is the object as it was found.
-	before     Live
+	// epoch of the limit when it was sent.
+	epoch int
+	// exists says that the object was there before.
 	exists     bool
 	live       Live
 	digest     inventory.Hash
@@ -110,7 +111,7 @@ func (pl *planner) leave(step *Step, entry inventory.Entry, exists bool) bool {
 func orphaned(live Live) bool { return live.Owner == "" && !live.Ownership.IsZero() }
 
 func beingDeleted(live Live) bool {
-	return live.Object != nil && live.Object.GetDeletionTimestamp() != nil
+	return live.Object.Deleting()
 }
 
 // homeless says that the object's namespace is part of the set and is gone, or
@@ -175,6 +176,13 @@ func (w *watcher) release(namespace string) {
 func (w *watcher) dispatch(ctx context.Context) {
 	h := w.healer
 	for len(h.ready) > 0 && len(h.flying) < cap(h.results) && ctx.Err() == nil {
+		ok, wait, epoch := w.project.Limit.room(w.clock.Now(), len(h.flying))
+		if !ok {
+			if wait > 0 {
+				w.wakeAt(w.clock.Now().Add(wait))
+			}
+			return
+		}
 		i := h.ready[0]
 		h.ready = h.ready[1:]
 		if _, queued := h.queued[i]; !queued {
@@ -188,7 +196,7 @@ func (w *watcher) dispatch(ctx context.Context) {
 			continue
 		}
 		h.flying[i] = struct{}{}
-		job := healing{index: i, before: live, exists: exists}
+		job := healing{index: i, epoch: epoch, exists: exists}
 		a := application{
 			object: obj.object, id: obj.status.ID, version: obj.status.Version,
 			subs: obj.subs, yield: obj.optOut.fields, owner: w.project.Key,
@@ -219,11 +227,15 @@ func (w *watcher) settle(got healing) error {
 	}
 	w.dirtyOne(i)
 	w.poke()
+	if !errors.Is(got.err, ErrThrottled) {
+		w.project.Limit.answered()
+	}
 	if got.err != nil {
-		w.failed(obj, got.err)
+		w.failed(obj, got)
 		return nil //nolint:nilerr // it is the object's alone
 	}
-	obj.tries, obj.notBefore = 0, time.Time{}
+	obj.tries, obj.notBefore, obj.note = 0, time.Time{}, ""
+	h.memory.keepNote(id, got.digest, "")
 	obj.digest, obj.ownership = got.digest, got.live.Ownership
 	obj.status.Action = ActionConfigured
 	if !got.exists {
@@ -232,21 +244,26 @@ func (w *watcher) settle(got healing) error {
 	q := h.memory.healed(id, obj.object.Digest, w.clock.Now(), !got.exists, got.contenders)
 	obj.status.Contest = q.contest
 	w.wakeAt(w.clock.Now().Add(quiet))
-	w.pending.entries[id] = inventory.Entry{Digest: got.digest, Ownership: got.live.Ownership}
-	if w.onHealed != nil {
-		w.onHealed(obj.status)
+	w.pending.put(id, inventory.Entry{Digest: got.digest, Ownership: got.live.Ownership}, q.contest != nil)
+	if w.config.OnHealed != nil {
+		w.config.OnHealed(obj.status)
 	}
+	w.tellContested()
 	return nil
 }
 
 // failed has an object healed a little later where that may help, and else leaves it
 // to a run, which tries harder, and tells why it fails.
-func (w *watcher) failed(obj *watched, err error) {
+func (w *watcher) failed(obj *watched, got healing) {
+	if w.config.OnHealFailed != nil {
+		w.config.OnHealFailed(obj.status.ID, got.err)
+	}
 	var throttled *ThrottledError
 	switch {
-	case errors.As(err, &throttled):
+	case errors.As(got.err, &throttled):
+		w.project.Limit.throttled(w.clock.Now(), got.epoch, throttled.RetryAfter)
 		obj.notBefore = w.clock.Now().Add(max(time.Second, throttled.RetryAfter))
-	case errors.Is(err, ErrTransient) && obj.tries < transientTries:
+	case errors.Is(got.err, ErrTransient) && obj.tries < transientTries:
 		obj.tries++
 		obj.notBefore = w.clock.Now().Add(firstPause << obj.tries)
 	default:
@@ -262,8 +279,15 @@ func (w *watcher) over(i int) {
 		return
 	}
 	obj.status.Contest = nil
+	w.pending.settle(obj.status.ID)
 	w.look(obj, i)
 	w.observer.Object(obj.status)
+}
+
+func (w *watcher) tellContested() {
+	if w.config.OnContested != nil {
+		w.config.OnContested(w.healer.memory.contested())
+	}
 }
 
 // due queues what has waited long enough, drops the quarrels that are over, and says
@@ -275,6 +299,9 @@ func (w *watcher) due() time.Time {
 		if i, ok := w.index[id]; ok {
 			w.over(i)
 		}
+	}
+	if len(over) > 0 {
+		w.tellContested()
 	}
 	for i, due := range h.waiting {
 		if !due.After(now) {

@@ -20,7 +20,7 @@ func (w *world) edit(t *testing.T, name string) {
 	t.Helper()
 	live, ok := w.Live(cmID(name))
 	require.True(t, ok)
-	w.put(live.Object, inventory.Hash{9}, false)
+	w.put(live.Object.Unstructured(), inventory.Hash{9}, false)
 }
 
 // sent is how often requests of this name were made.
@@ -64,6 +64,8 @@ func (l *loud) await(t *testing.T, name string, wanted func(gitops.ObjectStatus)
 
 // countedRules call every Deployment failed.
 type countedRules struct{ asked int }
+
+func (r *countedRules) Covers(kind schema.GroupKind) bool { return kind.Kind == "Deployment" }
 
 func (r *countedRules) Judge(u *unstructured.Unstructured) (gitops.Health, string, bool) {
 	if u.GetKind() != "Deployment" {
@@ -163,7 +165,7 @@ func TestWatch_ManyDeletedObjectsAreHealedTogether(t *testing.T) {
 }
 
 // pace is how long after a heal the next one comes at the earliest.
-var pace = []time.Duration{0, 0, time.Second, 5 * time.Second, 15 * time.Second, 30 * time.Second, 30 * time.Second, 30 * time.Second}
+var pace = []time.Duration{0, 0, 5 * time.Second, 30 * time.Second, 30 * time.Second, 30 * time.Second}
 
 const tick = 20 * time.Millisecond
 
@@ -207,13 +209,86 @@ func TestWatch_QuarrelIsSlowedDownAndNobodyElseIs(t *testing.T) {
 	require.Equal(t, len(pace), last.Contest.Heals)
 	require.Equal(t, len(pace)-2, f.sent("contenders fought"), "from the third heal on")
 	o.await(t, "fought", func(s gitops.ObjectStatus) bool { return s.Contest != nil && s.Contest.Heals == len(pace) })
-	require.Contains(t, o.get("fought").Message, "agentk and hpa-lookalike both set .data.k, healed 8 times: take the field out of the manifest")
+	require.Contains(t, o.get("fought").Message, "agentk and hpa-lookalike both set .data.k, healed 6 times: take the field out of the manifest")
+
+	require.Equal(t, int64(1), watching.contested.Load())
 
 	watching.clock.Step(5*time.Minute - time.Second)
 	watching.clock.Step(time.Second + tick)
 	o.await(t, "fought", func(s gitops.ObjectStatus) bool { return s.Contest == nil && s.Message == "" })
+	require.Zero(t, watching.contested.Load())
 	f.edit(t, "fought")
 	require.Nil(t, (<-watching.healed).Contest, "at once, and as if nothing had been")
+}
+
+// TestWatch_QuarrelCostsFewWrites has somebody strike back at once for ten minutes.
+func TestWatch_QuarrelCostsFewWrites(t *testing.T) {
+	f, _, watching := synced(t, project(), cm("fought", "1"), cm("rest", "1"))
+	f.salt = []byte{1} // each apply leaves another trace than what is on record
+	began, undone := watching.clock.Now(), true
+	var perMinute []int
+	f.edit(t, "fought")
+	for minute := 1; minute <= 10; minute++ {
+		before := f.sent("apply fought") + f.sent("save")
+		for watching.clock.Since(began) < time.Duration(minute)*time.Minute {
+			select {
+			case <-watching.healed:
+				undone = false
+			case <-time.After(time.Millisecond): // what it is doing, it does in less
+				watching.clock.Step(time.Second)
+			}
+			if !undone {
+				f.edit(t, "fought")
+				undone = true
+			}
+		}
+		perMinute = append(perMinute, f.sent("apply fought")+f.sent("save")-before)
+	}
+	t.Logf("writes in each minute: %v, of these %d of the inventory", perMinute, f.sent("save"))
+	require.LessOrEqual(t, perMinute[0], 6)
+	for _, n := range perMinute[1:] {
+		require.LessOrEqual(t, n, 2)
+		require.Positive(t, n)
+	}
+	require.LessOrEqual(t, f.sent("save"), 2, "before it was taken for a quarrel")
+
+	// Once it is over, the last heal is put on record.
+	saved := f.sent("save")
+	for f.sent("save") == saved {
+		select {
+		case <-watching.healed:
+		case <-time.After(time.Millisecond):
+			watching.clock.Step(time.Second)
+		}
+	}
+	watching.stop()
+	next := f.process()
+	run(t, next, project(), set(t, cm("fought", "1"), cm("rest", "1")))
+	require.Zero(t, next.sent("apply fought"))
+}
+
+func TestWatch_HealOfAQuarrelIsOnRecordWhenWatchEnds(t *testing.T) {
+	f, _, watching := synced(t, project(), cm("fought", "1"))
+	for n := range byte(3) {
+		f.mu.Lock()
+		f.salt = []byte{1 + n}
+		f.mu.Unlock()
+		f.edit(t, "fought")
+		for healed := false; !healed; {
+			select {
+			case s := <-watching.healed:
+				healed = true
+				require.Equal(t, n == 2, s.Contest != nil)
+			case <-time.After(time.Millisecond):
+				watching.clock.Step(time.Second) // the first ones are put on record as well
+			}
+		}
+	}
+	watching.stop()
+	next := f.process()
+	next.salt = f.salt
+	run(t, next, project(), set(t, cm("fought", "1")))
+	require.Zero(t, next.sent("apply fought"))
 }
 
 func TestWatch_ObjectThatIsDeletedAgainAndAgainIsAContestWithoutContenders(t *testing.T) {
@@ -326,7 +401,7 @@ func TestWatch_MarkThatWasRemovedIsPutBackAndAnotherIsLeft(t *testing.T) {
 	f, _, watching := synced(t, project(), cm("unmarked", "1"), cm("taken", "1"))
 	mark := func(name, owner string, ownership inventory.Hash) {
 		live, _ := f.Live(cmID(name))
-		u := live.Object.DeepCopy()
+		u := live.Object.Unstructured()
 		u.SetAnnotations(map[string]string{gitops.OwnerAnnotation: owner})
 		f.put(u, ownership, false)
 	}
@@ -356,8 +431,9 @@ func TestWatch_LeavesToARunWhatItCannotHeal(t *testing.T) {
 	f.mu.Unlock()
 	f.edit(t, "refused")
 	require.Equal(t, []inventory.ID{cmID("refused")}, (<-watching.told).Drifted)
+	require.Equal(t, int64(1), watching.refused.Load())
 	live, _ := f.Live(cmID("taken"))
-	u := live.Object.DeepCopy()
+	u := live.Object.Unstructured()
 	u.SetAnnotations(map[string]string{gitops.OwnerAnnotation: "9-9"})
 	f.put(u, inventory.Hash{}, false)
 	require.Equal(t, []inventory.ID{cmID("refused"), cmID("taken")}, (<-watching.told).Drifted)
@@ -367,7 +443,7 @@ func TestWatch_LeavesToARunWhatItCannotHeal(t *testing.T) {
 func TestWatch_ObjectThatIsBeingDeletedIsHealedWhenItIsGone(t *testing.T) {
 	f, _, watching := synced(t, project(), cm("held", "1"), cm("rest", "1"))
 	live, _ := f.Live(cmID("held"))
-	u := live.Object.DeepCopy()
+	u := live.Object.Unstructured()
 	now := metav1.Now()
 	u.SetDeletionTimestamp(&now)
 	f.put(u, inventory.Hash{9}, false)
@@ -384,7 +460,7 @@ func TestWatch_ObjectsWaitForTheirNamespace(t *testing.T) {
 		`{apiVersion: v1, kind: ConfigMap, metadata: {name: a, namespace: home}}`, cm("rest", "1"))
 	home := inventory.ID{GroupKind: schema.GroupKind{Kind: "Namespace"}, Name: "home"}
 	live, _ := f.Live(home)
-	u := live.Object.DeepCopy()
+	u := live.Object.Unstructured()
 	now := metav1.Now()
 	u.SetDeletionTimestamp(&now)
 	f.put(u, live.Ownership, false)

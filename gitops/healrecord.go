@@ -21,11 +21,35 @@ const recordEvery = time.Second
 type pending struct {
 	entries map[inventory.ID]inventory.Entry
 	gone    []inventory.ID
+	// contested entries are no reason to write: as long as the quarrel goes on, they
+	// would not be true for long. They are written along with the others, once the
+	// quarrel is over, and when Watch ends.
+	contested map[inventory.ID]inventory.Entry
 }
 
-func newPending() pending { return pending{entries: map[inventory.ID]inventory.Entry{}} }
+func newPending() pending {
+	return pending{entries: map[inventory.ID]inventory.Entry{}, contested: map[inventory.ID]inventory.Entry{}}
+}
 
+// empty says that there is no reason to write.
 func (p *pending) empty() bool { return len(p.entries) == 0 && len(p.gone) == 0 }
+
+// put takes an entry in.
+func (p *pending) put(id inventory.ID, e inventory.Entry, contested bool) {
+	if _, waits := p.entries[id]; contested && !waits {
+		p.contested[id] = e
+		return
+	}
+	p.entries[id] = e
+	delete(p.contested, id)
+}
+
+// settle has what was contested written.
+func (p *pending) settle(id inventory.ID) {
+	if e, ok := p.contested[id]; ok {
+		p.put(id, e, false)
+	}
+}
 
 // written is a write that has ended.
 type written struct {
@@ -55,6 +79,7 @@ func (w *watcher) wrote(got written) error {
 	}
 	w.removing -= len(got.gone)
 	for _, id := range got.gone {
+		w.healer.memory.keepNote(id, inventory.Hash{}, "")
 		w.observer.Removed(id)
 	}
 	return nil
@@ -67,8 +92,10 @@ func (w *watcher) save(ctx context.Context, batch pending) error {
 	if err != nil {
 		return fmt.Errorf("read the inventory: %w", err)
 	}
-	for id, entry := range batch.entries {
-		inv.Set(id, entry)
+	for _, entries := range []map[inventory.ID]inventory.Entry{batch.contested, batch.entries} {
+		for id, entry := range entries {
+			inv.Set(id, entry)
+		}
 	}
 	for _, id := range batch.gone {
 		inv.Delete(id)
@@ -94,7 +121,7 @@ func (w *watcher) end(ctx context.Context) error {
 	for range len(w.healer.results) {
 		keep(w.settle(<-w.healer.results))
 	}
-	if first == nil && !w.pending.empty() {
+	if first == nil && (!w.pending.empty() || len(w.pending.contested) > 0) {
 		batch := w.pending
 		w.pending = newPending()
 		keep(w.wrote(written{pending: batch, err: w.save(ctx, batch)}))

@@ -3,6 +3,8 @@ package gitops
 import (
 	"strings"
 
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"sigs.k8s.io/cli-utils/pkg/kstatus/status"
 
 	"github.com/kas-agentk/kas/inventory"
@@ -10,9 +12,11 @@ import (
 
 // health judges a live object by the project's own rules, or else by kstatus.
 func (p *Project) health(id inventory.ID, live Live, exists bool) (Health, string) {
-	if p.Health != nil && exists && live.Object != nil && live.Object.GetDeletionTimestamp() == nil {
-		if health, message, ok := p.Health.Judge(live.Object); ok {
-			return health, message
+	if p.Health != nil && exists && live.Object != nil && !live.Object.Deleting() && p.Health.Covers(id.GroupKind) {
+		if u := live.Object.Unstructured(); u != nil {
+			if health, message, ok := p.Health.Judge(u); ok {
+				return health, message
+			}
 		}
 	}
 	return HealthOf(id, live, exists)
@@ -24,49 +28,29 @@ func HealthOf(id inventory.ID, live Live, exists bool) (Health, string) {
 	switch {
 	case !exists:
 		return HealthNotFound, "the object does not exist"
-	case live.Object == nil && alwaysCurrent(id):
+	case !live.Object.Deleting() && alwaysCurrent(id.GroupKind):
 		return HealthCurrent, ""
 	case live.Object == nil:
 		return HealthInProgress, "applied a moment ago"
-	case plainlyCurrent(id, live):
-		return HealthCurrent, ""
-	}
-	res, err := status.Compute(live.Object)
-	if err != nil {
-		return HealthUnknown, "its health cannot be computed: " + err.Error()
-	}
-	switch res.Status {
-	case status.CurrentStatus:
-		return HealthCurrent, ""
-	case status.InProgressStatus:
-		return HealthInProgress, res.Message
-	case status.FailedStatus:
-		return HealthFailed, res.Message
-	case status.TerminatingStatus:
-		return HealthTerminating, terminating(live)
 	default:
-		return HealthUnknown, res.Message
+		return live.Object.health()
 	}
 }
 
 // alwaysCurrent says that existing is all that is asked of the kind.
-func alwaysCurrent(id inventory.ID) bool {
-	return id.GroupKind.Group == "" && (id.GroupKind.Kind == "ConfigMap" || id.GroupKind.Kind == "Secret")
+func alwaysCurrent(kind schema.GroupKind) bool {
+	return kind.Group == "" && (kind.Kind == "ConfigMap" || kind.Kind == "Secret")
 }
 
 // plainlyCurrent spares kstatus, which decodes every object by reflection, the many
 // that have no status at all and whose kind has no rule of its own.
-func plainlyCurrent(id inventory.ID, live Live) bool {
-	if live.Object.GetDeletionTimestamp() != nil {
-		return false
-	}
-	return alwaysCurrent(id) ||
-		live.Object.Object["status"] == nil && status.GetLegacyConditionsFn(live.Object) == nil
+func plainlyCurrent(u *unstructured.Unstructured) bool {
+	return u.GetDeletionTimestamp() == nil && u.Object["status"] == nil && status.GetLegacyConditionsFn(u) == nil
 }
 
 // terminating names what holds an object that is being deleted.
-func terminating(live Live) string {
-	if finalizers := live.Object.GetFinalizers(); len(finalizers) > 0 {
+func terminating(u *unstructured.Unstructured) string {
+	if finalizers := u.GetFinalizers(); len(finalizers) > 0 {
 		return "being deleted, held by finalizer " + strings.Join(finalizers, ", ")
 	}
 	return "being deleted"

@@ -125,7 +125,7 @@ func sourcesOf(subs []substitution, wanted map[inventory.ID]int) []inventory.ID 
 // What of ConfigMaps and Secrets is live has no values, but they have no status
 // either: with them, a new version says that there may be another value.
 func (s *substitution) trace(source *unstructured.Unstructured, uid, resourceVersion string) (string, bool) {
-	if alwaysCurrent(s.source) {
+	if alwaysCurrent(s.source.GroupKind) {
 		return uid + "/" + resourceVersion, true
 	}
 	if source == nil {
@@ -162,7 +162,11 @@ func digestOf(o *manifests.Object, subs []substitution, live func(inventory.ID) 
 		if !ok {
 			return inventory.Hash{}, false
 		}
-		if traces[i], ok = subs[i].trace(l.Object, string(l.UID), l.ResourceVersion); !ok {
+		var source *unstructured.Unstructured
+		if !alwaysCurrent(subs[i].source.GroupKind) {
+			source = l.Object.Unstructured()
+		}
+		if traces[i], ok = subs[i].trace(source, string(l.UID), l.ResourceVersion); !ok {
 			return inventory.Hash{}, false
 		}
 	}

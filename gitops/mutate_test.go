@@ -27,7 +27,7 @@ func taking(name, source, path, token string) string {
 
 func dataOf(t *testing.T, w *world, name string) any {
 	t.Helper()
-	value, _, err := unstructured.NestedFieldNoCopy(w.objects[cmID(name)].Object.Object, "data", "k")
+	value, _, err := unstructured.NestedFieldNoCopy(w.objects[cmID(name)].Object.Unstructured().Object, "data", "k")
 	require.NoError(t, err)
 	return value
 }
@@ -70,10 +70,10 @@ func TestRun_StatusOfAnObjectOutsideOfTheSetIsPutInPlace(t *testing.T) {
 		live.UID = "uid-d"
 		w.version++
 		live.ResourceVersion = fmt.Sprint(w.version)
-		live.Object = &unstructured.Unstructured{Object: map[string]any{
+		live.Object = snapshot(&unstructured.Unstructured{Object: map[string]any{
 			"apiVersion": "apps/v1", "kind": "Deployment", "metadata": map[string]any{"name": "d", "namespace": "elsewhere"},
 			"status": map[string]any{"replicas": n},
-		}}
+		}})
 		w.objects[id] = live
 	}
 	target := set(t, taking("target", "group: apps, kind: Deployment, name: d, namespace: elsewhere", "$.status.replicas", ""))

@@ -10,7 +10,6 @@ import (
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
-	cliinventory "sigs.k8s.io/cli-utils/pkg/inventory"
 	"sigs.k8s.io/cli-utils/pkg/object"
 
 	"github.com/kas-agentk/kas/inventory"
@@ -18,7 +17,7 @@ import (
 )
 
 // OwnerAnnotation of an object names the inventory that owns it.
-const OwnerAnnotation = cliinventory.OwningInventoryKey
+const OwnerAnnotation = inventory.OwnerAnnotation
 
 var errShape = errors.New("metadata and metadata.annotations must be maps")
 

@@ -94,7 +94,7 @@ func (r *run) hold(s *Step, reason string) {
 	r.result.Waiting++
 	r.result.HeldBack = addSentence(r.result.HeldBack, fmt.Sprintf(
 		"%s is not deleted: %s: delete what should go, or approve of it all: %s",
-		describe(s.Status.ID), reason, howToApprove(r.desired)))
+		describe(s.Status.ID), reason, r.project.howToApprove(r.desired)))
 }
 
 // tookOver settles the removal of an object that somebody else took over in the last

@@ -263,11 +263,11 @@ func pruneWaves(steps []Step) [][]Step {
 	deps := map[inventory.ID][]inventory.ID{}
 	for i := range steps {
 		live := steps[i].Before.Object
-		if live == nil {
+		if !live.mentions(dependson.Annotation) {
 			continue
 		}
 		// What is wrong in an annotation must not keep an object from being pruned.
-		if needs, err := dependson.ReadAnnotation(live); err == nil && len(needs) > 0 {
+		if needs, err := dependson.ReadAnnotation(live.Unstructured()); err == nil && len(needs) > 0 {
 			deps[steps[i].Status.ID] = needs
 		}
 	}

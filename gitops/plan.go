@@ -34,6 +34,9 @@ type Steps struct {
 	// Gone are inventory entries whose objects do not exist any more or belong to
 	// somebody else: to be forgotten.
 	Gone []inventory.ID
+	// Unseen are those of them that are not known to exist any more, which the API
+	// server is to confirm: what Live knows may be behind.
+	Unseen []inventory.ID
 	// Held are objects that the guard holds: to be marked in the inventory, so that
 	// they stay held whatever later commits add. See Result as well.
 	Held []inventory.ID
@@ -76,7 +79,6 @@ func (s *Step) exists() bool { return s.Before.UID != "" }
 
 // KindsOf lists the kinds that Plan must know.
 func KindsOf(d Desired, inv *inventory.Inventory) []schema.GroupVersionKind {
-	d = Applicable(d)
 	seen := map[schema.GroupVersionKind]struct{}{}
 	var kinds []schema.GroupVersionKind
 	add := func(k schema.GroupVersionKind) {
@@ -101,12 +103,13 @@ func KindsOf(d Desired, inv *inventory.Inventory) []schema.GroupVersionKind {
 // Plan decides what brings the cluster from s to d. It asks nobody and changes
 // nothing, and what it returns depends on its arguments alone.
 func Plan(p Project, d Desired, s State) Steps {
-	d = Applicable(d)
 	pl := planner{p: p, s: s, wanted: make(map[inventory.ID]int, len(d.Set.Objects))}
 	steps := pl.identify(d.Set.Objects)
 	pl.order(steps)
 	pl.judgeAll(steps)
 	var applies []Step
+	// In the place of the steps: mostly, all of many steps are verdicts.
+	pl.out.Verdicts = steps[:0]
 	for i := range steps {
 		step := &steps[i]
 		switch {
@@ -118,6 +121,7 @@ func Plan(p Project, d Desired, s State) Steps {
 			applies = append(applies, *step)
 		}
 	}
+	clear(steps[len(pl.out.Verdicts):])
 	pl.out.Waves = waves(applies, pl.levels)
 	pl.out.Unserved = unservedDefined(d.Set.Objects, pl.unserved)
 	pl.prune(d)
@@ -244,7 +248,9 @@ func (pl *planner) judge(step *Step) {
 	digest, known := digestOf(step.Object, step.subs, pl.s.Live)
 	if recorded && known && entry.Digest == withFields(digest, step.optOut.fields) && pl.leave(step, entry, exists) {
 		step.Status.Action = ActionUnchanged
-		step.Status.Health, step.Status.Message = pl.p.health(id, live, exists)
+		step.note = pl.p.Healing.note(id, entry.Digest)
+		health, message := pl.p.health(id, live, exists)
+		step.Status.Health, step.Status.Message = health, addSentence(step.note, message)
 	}
 }
 

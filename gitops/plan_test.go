@@ -46,7 +46,7 @@ func (s *scene) has(id inventory.ID, by string, annotations ...string) *scene {
 		marks[key] = value
 	}
 	u.SetAnnotations(marks)
-	s.live[id] = gitops.Live{UID: types.UID("uid-" + id.Name), ResourceVersion: "1", Owner: by, Ownership: inventory.Hash{1}, Object: u}
+	s.live[id] = gitops.Live{UID: types.UID("uid-" + id.Name), ResourceVersion: "1", Owner: by, Ownership: inventory.Hash{1}, Object: snapshot(u)}
 	if by == owner {
 		s.inv.Set(id, inventory.Entry{Digest: inventory.Hash{1}, Ownership: inventory.Hash{1}})
 	}
@@ -308,6 +308,27 @@ func BenchmarkPlan_Unchanged(b *testing.B) {
 	for b.Loop() {
 		if steps := s.plan(project(), d); len(steps.Verdicts) != n {
 			b.Fatal("something changed")
+		}
+	}
+}
+
+func BenchmarkRun_Unchanged(b *testing.B) {
+	const n = 10_000
+	docs := make([]string, n)
+	for i := range docs {
+		docs[i] = cm(fmt.Sprintf("cm-%05d", i), "1")
+	}
+	d := set(b, docs...)
+	c := newWorld().process()
+	p := project()
+	p.Parallel = gitops.DefaultParallel
+	_, err := gitops.Run(b.Context(), c, p, d, newObserver())
+	require.NoError(b, err)
+	b.ReportAllocs()
+	for b.Loop() {
+		result, err := gitops.Run(b.Context(), c, p, d, newObserver())
+		if err != nil || result.Failed > 0 {
+			b.Fatal(result, err)
 		}
 	}
 }

@@ -6,9 +6,7 @@ import (
 	"slices"
 	"strings"
 
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/types"
-	"sigs.k8s.io/cli-utils/pkg/common"
 
 	"github.com/kas-agentk/kas/inventory"
 )
@@ -109,6 +107,9 @@ func (pl *planner) leftover(id inventory.ID, complete bool, applied map[types.UI
 		return step, true
 	}
 	live, exists := pl.s.Live(id)
+	if !exists {
+		pl.out.Unseen = append(pl.out.Unseen, id)
+	}
 	if _, again := applied[live.UID]; !exists || again || !pl.mayRemove(id, live) {
 		return Step{}, false
 	}
@@ -178,8 +179,8 @@ func (pl *planner) heldBack(sentence string) {
 }
 
 func addSentence(text, sentence string) string {
-	if text == "" {
-		return sentence
+	if text == "" || sentence == "" {
+		return text + sentence
 	}
 	return text + "; " + sentence
 }
@@ -187,30 +188,19 @@ func addSentence(text, sentence string) string {
 // keeps says that the live object is marked to survive its removal from the
 // repository.
 func keeps(live Live) bool {
-	if live.Object == nil {
-		return false
-	}
-	return MarkedToStay(func(key string) string { return annotation(live.Object, key) })
+	return live.Stays || MarkedToStay(live.Object.annotation)
 }
+
+// What cli-utils goes by, whose own package has half of kubectl linked in.
+const (
+	onRemoveAnnotation  = "cli-utils.sigs.k8s.io/on-remove"
+	lifecycleAnnotation = "client.lifecycle.config.k8s.io/deletion"
+)
 
 // MarkedToStay says whether the annotations of a live object have it survive its
 // removal from the repository.
 func MarkedToStay(annotation func(key string) string) bool {
-	for _, key := range []string{common.OnRemoveAnnotation, common.LifecycleDeleteAnnotation} {
-		if common.NoDeletion(key, annotation(key)) {
-			return true
-		}
-	}
-	return false
-}
-
-// annotation reads one without copying all.
-func annotation(u *unstructured.Unstructured, key string) string {
-	value, _, err := unstructured.NestedString(u.Object, "metadata", "annotations", key)
-	if err != nil {
-		return ""
-	}
-	return value
+	return annotation(onRemoveAnnotation) == "keep" || annotation(lifecycleAnnotation) == "detach"
 }
 
 func compareIDs(a, b inventory.ID) int {

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/kas-agentk/kas/gitops"
 	"github.com/kas-agentk/kas/inventory"
@@ -32,6 +33,11 @@ func TestRun_ImmutableFieldFailsAndSaysWhatToDo(t *testing.T) {
 	for _, row := range []struct{ name, second, want string }{
 		{
 			"without the annotation", cm("a", "2"), "data cannot be changed: set annotation agent.gitlab.com/on-immutable: recreate " +
+				"on the manifest to have the object deleted and created anew; the API server says: " + errImmutable.Error(),
+		},
+		{
+			"with the annotation's name elsewhere", `{apiVersion: v1, kind: ConfigMap, metadata: {name: a}, data: {"agent.gitlab.com/on-immutable": recreate}}`,
+			"data cannot be changed: set annotation agent.gitlab.com/on-immutable: recreate " +
 				"on the manifest to have the object deleted and created anew; the API server says: " + errImmutable.Error(),
 		},
 		{
@@ -65,14 +71,49 @@ func TestRun_ImmutableObjectIsRecreatedWhereTheManifestAllowsIt(t *testing.T) {
 	require.Equal(t, "dry run: it would be deleted and created anew, because data cannot be changed, and the API server agrees", o.get("a").Message)
 	require.Equal(t, uid, w.objects[cmID("a")].UID)
 
-	result, o := run(t, f, project(), set(t, recreatable("a", "2", "recreate")))
+	p = project()
+	p.Propagation = "Orphan"
+	result, o := run(t, f, p, set(t, recreatable("a", "2", "recreate")))
 	require.Zero(t, result.Failed)
 	require.Equal(t, gitops.ActionConfigured, o.get("a").Action)
 	require.Equal(t, "recreated, because data cannot be changed", o.get("a").Message)
 	require.NotEqual(t, uid, w.objects[cmID("a")].UID)
+	require.Equal(t, "Background", f.removes[0].Propagation)
 
 	_, o = run(t, f, project(), set(t, recreatable("a", "2", "recreate")))
 	require.Equal(t, gitops.ActionUnchanged, o.get("a").Action)
+}
+
+func TestRun_RecreationIsToldOfUntilTheObjectChangesAgain(t *testing.T) {
+	const note = "recreated, because data cannot be changed"
+	w := newWorld()
+	f := w.process()
+	p := project()
+	p.Healing = gitops.NewHealing()
+	run(t, f, p, set(t, cm("a", "1"), cm("b", "1")))
+	immutably(f)
+	run(t, f, p, set(t, recreatable("a", "2", "recreate"), cm("b", "1")))
+	f.fault = func(string) error { return nil }
+	result, quiet := run(t, f, p, set(t, recreatable("a", "2", "recreate"), cm("b", "2")))
+	require.Equal(t, note, quiet.get("a").Message, "another run says so, too")
+	o := &loud{observer: quiet, heard: make(chan struct{}, 1)}
+	watching := watch(t, f, p, result, o)
+	<-watching.told
+	require.Equal(t, note, o.get("a").Message)
+	live, _ := w.Live(cmID("a"))
+	u := live.Object.Unstructured()
+	u.SetFinalizers([]string{"example.com/hold"})
+	now := metav1.Now()
+	u.SetDeletionTimestamp(&now)
+	w.put(u, live.Ownership, false)
+	o.await(t, "a", func(s gitops.ObjectStatus) bool { return s.Health == gitops.HealthTerminating })
+	require.Equal(t, note+"; being deleted, held by finalizer example.com/hold", o.get("a").Message, "whatever else there is to say")
+	w.remove(cmID("a"))
+	<-watching.healed
+	o.await(t, "a", func(s gitops.ObjectStatus) bool { return s.Health == gitops.HealthCurrent && s.Message == "" })
+	watching.stop()
+	_, quiet = run(t, f, p, set(t, recreatable("a", "2", "recreate"), cm("b", "2")))
+	require.Empty(t, quiet.get("a").Message)
 }
 
 func TestRun_CrashBetweenDeletionAndCreationConverges(t *testing.T) {

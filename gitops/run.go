@@ -12,7 +12,9 @@ import (
 // The package comment says which errors it returns. A Result comes with an error as
 // far as the run got.
 func Run(ctx context.Context, c Cluster, p Project, d Desired, o Observer) (Result, error) {
-	d = Applicable(d)
+	if p.Limit == nil {
+		p.Limit = NewLimit(p.parallel())
+	}
 	inv, err := c.Load(ctx, p.Key)
 	if err != nil {
 		return Result{}, ended(ctx, fmt.Errorf("read the inventory: %w", err))
@@ -55,8 +57,6 @@ type run struct {
 	deletions map[inventory.ID]struct{}
 	// lost: the inventory could not be saved, so that inv is of no more use.
 	lost bool
-	// limit of requests in flight; nil: nothing was sent yet.
-	limit *limit
 	// troubled is what the observer was last told of what slows the run down.
 	troubled string
 }
@@ -134,8 +134,14 @@ func (r *run) execute(ctx context.Context, steps Steps) error {
 // prune removes what left the repository, after the applies are on record.
 func (r *run) prune(ctx context.Context, steps Steps) error {
 	if r.project.DryRun == DryRunNone {
+		exists, err := r.confirm(ctx, steps.Unseen)
+		if err != nil {
+			return err
+		}
 		for _, id := range steps.Gone {
-			r.forget(id)
+			if !exists[id] {
+				r.forget(id)
+			}
 		}
 	}
 	if len(steps.Prune) == 0 {
@@ -212,6 +218,7 @@ func (r *run) tell(s *Step) {
 // forget drops an object from the project.
 func (r *run) forget(id inventory.ID) {
 	r.inv.Delete(id)
+	r.project.Healing.keepNote(id, inventory.Hash{}, "")
 	delete(r.status, id)
 	r.observer.Removed(id)
 }

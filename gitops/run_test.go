@@ -4,10 +4,12 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/kas-agentk/kas/gitops"
 	"github.com/kas-agentk/kas/inventory"
@@ -40,12 +42,14 @@ func TestRun_RecordsBeforeItAppliesAndSavesRarely(t *testing.T) {
 }
 
 func TestRun_ConvergesFromACrashAtEveryCall(t *testing.T) {
-	first := []string{cm("keep", "1"), cm("change", "1"), cm("leave", "1")}
-	second := []string{cm("keep", "1"), cm("change", "2"), cm("new", "1")}
+	letGo := `{apiVersion: v1, kind: ConfigMap, metadata: {name: let-go, annotations: {cli-utils.sigs.k8s.io/on-remove: keep}}}`
+	first := []string{cm("keep", "1"), cm("change", "1"), cm("leave", "1"), cm("held", "1"), letGo}
+	second := []string{cm("keep", "1"), cm("change", "2"), cm("new", "1"), widgets, `{apiVersion: example.com/v1, kind: Widget, metadata: {name: w}}`}
 	crashed := 0
 	for n := 1; ; n++ {
 		w := newWorld()
 		run(t, w.process(), project(), set(t, first...))
+		w.lingering["held"] = true
 
 		f := w.process()
 		asked := 0
@@ -57,6 +61,9 @@ func TestRun_ConvergesFromACrashAtEveryCall(t *testing.T) {
 		}
 		_, err := gitops.Run(t.Context(), f, project(), set(t, second...), newObserver())
 		for name := range w.names() {
+			if name == "let-go" && w.objects[cmID(name)].Owner == "" {
+				continue
+			}
 			require.True(t, w.recorded(t)[name], "crash at %d: %s exists and is not recorded", n, name)
 		}
 		if err == nil {
@@ -65,11 +72,12 @@ func TestRun_ConvergesFromACrashAtEveryCall(t *testing.T) {
 		crashed++
 		require.ErrorIs(t, err, gitops.ErrUnavailable)
 		run(t, w.process(), project(), set(t, second...))
-		want := map[string]bool{"keep": true, "change": true, "new": true}
-		require.Equal(t, want, w.names(), "crash at %d", n)
+		want := map[string]bool{"keep": true, "change": true, "new": true, "held": true, "widgets.example.com": true, "w": true}
 		require.Equal(t, want, w.recorded(t), "crash at %d", n)
+		want["let-go"] = true
+		require.Equal(t, want, w.names(), "crash at %d", n)
 	}
-	require.Greater(t, crashed, 12, "every call crashes before and after")
+	require.Greater(t, crashed, 20, "every call crashes before and after")
 }
 
 func TestRun_BadObjectFailsAloneAndIsTriedAgain(t *testing.T) {
@@ -155,13 +163,14 @@ func TestRun_DryRunsChangeNothing(t *testing.T) {
 	}
 }
 
+const widgets = `{apiVersion: apiextensions.k8s.io/v1, kind: CustomResourceDefinition, metadata: {name: widgets.example.com},
+  spec: {group: example.com, names: {kind: Widget}}}`
+
 func TestRun_DefinitionsComeFirstAndAreAwaited(t *testing.T) {
 	w := newWorld()
 	f := w.process()
-	definition := `{apiVersion: apiextensions.k8s.io/v1, kind: CustomResourceDefinition, metadata: {name: widgets.example.com},
-	  spec: {group: example.com, names: {kind: Widget}}}`
 	widget := `{apiVersion: example.com/v1, kind: Widget, metadata: {name: w}}`
-	result, o := run(t, f, project(), set(t, widget, definition))
+	result, o := run(t, f, project(), set(t, widget, widgets))
 	require.Zero(t, result.Failed, "%v", o.newest)
 	require.Less(t, slices.Index(f.calls, "apply widgets.example.com"), slices.Index(f.calls, "apply w"))
 	require.Equal(t, "default", o.get("w").ID.Namespace)
@@ -229,4 +238,114 @@ func TestRun_SecondWriterIsNoticed(t *testing.T) {
 	require.ErrorIs(t, err, inventory.ErrConflict)
 	_, o := run(t, f, project(), set(t, cm("a", "2")))
 	require.Equal(t, []string{"b"}, o.removed)
+}
+
+func TestRun_ObjectThatReplacedTheOneToDeleteStays(t *testing.T) {
+	w := newWorld()
+	f := w.process()
+	run(t, f, project(), set(t, cm("first", "1"), cm("leave", "1"), cm("rest", "1")))
+	f.fault = func(call string) error {
+		if call == "before remove first" {
+			live, _ := w.Live(cmID("leave"))
+			w.remove(cmID("leave"))
+			w.put(live.Object.Unstructured(), inventory.Hash{9}, false)
+		}
+		return nil
+	}
+	seen := w.objects[cmID("leave")]
+	_, o := run(t, f, project(), set(t, cm("rest", "1")))
+	require.Equal(t, gitops.Remove{
+		ID: cmID("leave"), UID: seen.UID, ResourceVersion: seen.ResourceVersion, Owner: owner, Propagation: "Background",
+	}, f.removes[1])
+	require.Contains(t, w.names(), "leave", "it is another object")
+	require.Equal(t, gitops.ActionPruned, o.get("leave").Action)
+}
+
+func TestRun_ObjectOnRecordMayNotBeSeenYetWhenItIsToStay(t *testing.T) {
+	w := newWorld()
+	f := w.process()
+	keep := `{apiVersion: v1, kind: ConfigMap, metadata: {name: a, annotations: {cli-utils.sigs.k8s.io/on-remove: keep}}}`
+	run(t, f, project(), set(t, keep, cm("rest", "1")))
+	live := w.objects[cmID("a")]
+	live.Object = nil // as after an apply of a moment ago
+	w.objects[cmID("a")] = live
+	run(t, f, project(), set(t, cm("rest", "1")))
+	require.Contains(t, w.names(), "a")
+}
+
+func TestRun_CrashWhilePruningAppliesNothingAgain(t *testing.T) {
+	w := newWorld()
+	run(t, w.process(), project(), set(t, cm("change", "1"), cm("leave", "1")))
+	f := w.process()
+	crashed := false
+	f.fault = func(call string) error {
+		if crashed = crashed || call == "before remove leave"; crashed {
+			return gitops.ErrUnavailable
+		}
+		return nil
+	}
+	_, err := gitops.Run(t.Context(), f, project(), set(t, cm("change", "2")), newObserver())
+	require.ErrorIs(t, err, gitops.ErrUnavailable)
+	f = w.process()
+	run(t, f, project(), set(t, cm("change", "2")))
+	require.Zero(t, f.sent("apply change"))
+	require.NotContains(t, w.names(), "leave")
+}
+
+func TestRun_DependentsOfAnUnhealthyObjectAreSkipped(t *testing.T) {
+	rules := &countedRules{} // calls every Deployment failed
+	p := project()
+	p.Health = rules
+	top := `{apiVersion: v1, kind: ConfigMap, metadata: {name: top, annotations: {config.kubernetes.io/depends-on: apps/namespaces/default/Deployment/app}}}`
+	result, o := run(t, newWorld().process(), p, set(t, top, deployment))
+	require.Equal(t, 1, result.Failed)
+	require.Equal(t, gitops.ActionSkipped, o.get("top").Action)
+	require.Equal(t, "depends on Deployment default/app, which is not healthy: says the rule", o.get("top").Message)
+}
+
+func TestRun_DryRunForgetsNothing(t *testing.T) {
+	w := newWorld()
+	f := w.process()
+	run(t, f, project(), set(t, cm("gone", "1"), cm("rest", "1")))
+	w.remove(cmID("gone"))
+	p := project()
+	p.DryRun = gitops.DryRunServer
+	_, o := run(t, f, p, set(t, cm("rest", "1")))
+	require.Empty(t, o.removed)
+	require.True(t, w.recorded(t)["gone"])
+}
+
+func TestRun_ObjectInAVersionThatIsNotServedIsNotPruned(t *testing.T) {
+	for name, metadata := range map[string]string{"its namespace is named": "{name: w, namespace: home}", "it is not": "{name: w}"} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld()
+			w.kinds[schema.GroupKind{Group: "example.com", Kind: "Widget"}] = true
+			f := w.process()
+			widget := `{apiVersion: example.com/v1, kind: Widget, metadata: ` + metadata + `}`
+			run(t, f, project(), set(t, widget))
+			result, o := run(t, f, project(), set(t, strings.Replace(widget, "/v1", "/v2", 1)))
+			require.Equal(t, 1, result.Failed)
+			require.Empty(t, o.removed)
+			require.True(t, w.recorded(t)["w"])
+			require.Contains(t, w.names(), "w")
+		})
+	}
+}
+
+func TestRun_ObjectThatIsNotSeenIsNotForgottenBeforeTheAPIServerSaysSo(t *testing.T) {
+	w := newWorld()
+	run(t, w.process(), project(), set(t, cm("late", "1"), cm("gone", "1"), cm("rest", "1")))
+	f := w.process()
+	f.hidden = map[inventory.ID]gitops.Live{cmID("late"): w.objects[cmID("late")]}
+	w.remove(cmID("late"))
+	w.remove(cmID("gone"))
+	result, o := run(t, f, project(), set(t, cm("rest", "1")))
+	require.Equal(t, []string{"gone"}, o.removed)
+	require.Equal(t, map[string]bool{"late": true, "rest": true}, w.recorded(t))
+	require.Equal(t, 1, result.Waiting, "another run is worth while")
+
+	w.objects[cmID("late")], f.hidden = f.hidden[cmID("late")], nil
+	_, o = run(t, f, project(), set(t, cm("rest", "1")))
+	require.Equal(t, gitops.ActionPruned, o.get("late").Action)
+	require.Equal(t, map[string]bool{"rest": true}, w.recorded(t))
 }

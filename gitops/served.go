@@ -34,6 +34,64 @@ func (w *watcher) awaitKinds(ctx context.Context, kinds []schema.GroupVersionKin
 	}
 }
 
+// awaitHomes has served hear when a namespace is there that the run missed, because
+// somebody else has made it. One that the cluster shows at first is none to wait for:
+// what was wrong with it is for the retries to find out.
+func (w *watcher) awaitHomes(ctx context.Context, homes map[string]struct{}) (stop func()) {
+	if len(homes) == 0 {
+		return func() {}
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	var waiting sync.WaitGroup
+	waiting.Go(func() {
+		if w.hasHome(ctx, homes) {
+			w.served <- struct{}{}
+		}
+	})
+	return func() {
+		cancel()
+		waiting.Wait()
+	}
+}
+
+// hasHome returns true once one of the namespaces has come, and false when ctx ends or
+// namespaces cannot be followed.
+func (w *watcher) hasHome(ctx context.Context, homes map[string]struct{}) bool {
+	kind := namespaceKind.WithVersion("")
+	found, err := w.cluster.Resolve(ctx, []schema.GroupVersionKind{kind})
+	if err != nil || found[kind].Err != nil {
+		return false
+	}
+	wake := make(chan struct{}, 1)
+	wake <- struct{}{}
+	stop := w.cluster.Notify([]schema.GroupKind{namespaceKind}, func(id inventory.ID) {
+		if _, ok := homes[id.Name]; !ok {
+			return
+		}
+		select {
+		case wake <- struct{}{}:
+		default:
+		}
+	})
+	defer stop()
+	missed := map[string]struct{}{}
+	for {
+		select {
+		case <-wake:
+		case <-ctx.Done():
+			return false
+		}
+		for name := range homes {
+			live, exists := w.cluster.Live(inventory.ID{GroupKind: namespaceKind, Name: name})
+			if !exists || beingDeleted(live) {
+				missed[name] = struct{}{}
+			} else if _, was := missed[name]; was {
+				return true
+			}
+		}
+	}
+}
+
 // servesOne returns true once the API server serves one of the kinds, and false when
 // ctx ends.
 func (w *watcher) servesOne(ctx context.Context, kinds []schema.GroupVersionKind) bool {

@@ -1,11 +1,16 @@
 package gitops_test
 
 import (
+	"errors"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"github.com/kas-agentk/kas/gitops"
+	"github.com/kas-agentk/kas/inventory"
 )
 
 func TestWatch_TellsWhenSomebodyMakesAMissingDefinition(t *testing.T) {
@@ -37,5 +42,42 @@ func TestWatch_NoticesADefinitionMadeBeforeItBegan(t *testing.T) {
 		if now.Retry {
 			return
 		}
+	}
+}
+
+func TestWatch_TellsWhenSomebodyMakesAMissingNamespace(t *testing.T) {
+	for name, missing := range map[string]error{"missing": gitops.ErrNoNamespace, "being deleted": gitops.ErrNamespaceEnds} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld()
+			f := w.process()
+			f.fault = func(call string) error {
+				if call == "before apply a" {
+					return &gitops.KindError{Kind: missing, Err: missing}
+				}
+				return nil
+			}
+			home := &unstructured.Unstructured{Object: map[string]any{"apiVersion": "v1", "kind": "Namespace", "metadata": map[string]any{"name": "home"}}}
+			id := inventory.IDOf(home)
+			if errors.Is(missing, gitops.ErrNamespaceEnds) {
+				ending := home.DeepCopy()
+				now := metav1.Now()
+				ending.SetDeletionTimestamp(&now)
+				w.put(ending, inventory.Hash{}, false)
+			}
+			docs := []string{`{apiVersion: v1, kind: ConfigMap, metadata: {name: a, namespace: home}}`, cm("b", "1")}
+			result, o := run(t, f, project(), set(t, docs...))
+			require.Equal(t, 1, result.Failed)
+			watching := watch(t, f, project(), result, o)
+			require.False(t, (<-watching.told).Retry)
+			for retry := false; !retry; {
+				w.remove(id)
+				w.put(home, inventory.Hash{}, false)
+				select {
+				case r := <-watching.told:
+					retry = r.Retry
+				case <-time.After(time.Millisecond): // it may not have looked before
+				}
+			}
+		})
 	}
 }

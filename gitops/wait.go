@@ -191,7 +191,7 @@ func (r *run) awaitGone(ctx context.Context) error {
 			if !ok || live.UID != w.uid {
 				r.pruned(id, w)
 				delete(leaving, id)
-			} else if live.Object != nil && live.Object.GetDeletionTimestamp() != nil {
+			} else if beingDeleted(live) {
 				w.status.Health, w.status.Message = HealthOf(id, live, true)
 				r.observer.Object(w.status)
 				delete(leaving, id)

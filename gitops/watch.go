@@ -24,6 +24,12 @@ type WatchConfig struct {
 	// OnHealed, unless nil, is called for every object that was put right. It must
 	// not block.
 	OnHealed func(ObjectStatus)
+	// OnHealFailed, unless nil, is called for every heal that the API server refused,
+	// also where it is tried again. It must not block.
+	OnHealFailed func(inventory.ID, error)
+	// OnContested, unless nil, is called with the number of objects that others keep
+	// changing, at first and whenever there was news of one. It must not block.
+	OnContested func(int)
 }
 
 // watched is an object that Watch looks after.
@@ -75,13 +81,16 @@ func Watch(ctx context.Context, c Cluster, p Project, r Result, o Observer, cfg 
 	if cfg.Clock == nil {
 		cfg.Clock = clockOf(p.Clock)
 	}
+	if p.Limit == nil {
+		p.Limit = NewLimit(p.parallel())
+	}
 	w := &watcher{
-		cluster: c, project: p, observer: o, tell: cfg.OnReadiness, onHealed: cfg.OnHealed, clock: cfg.Clock,
+		cluster: c, project: p, observer: o, config: cfg, clock: cfg.Clock,
 		objects: r.watched, index: make(map[inventory.ID]int, len(r.watched)), takers: map[inventory.ID][]int{},
 		unready: map[int]struct{}{}, rerun: map[int]struct{}{},
 		dirty: map[int]struct{}{}, wake: make(chan struct{}, 1),
 		healer: newHealer(p.Healing, p.parallel()), pending: newPending(), writes: make(chan written, 1),
-		served: make(chan struct{}, 1),
+		served: make(chan struct{}, 2),
 	}
 	kinds := w.indexObjects()
 	stop := c.Notify(kinds, w.changed)
@@ -90,8 +99,11 @@ func Watch(ctx context.Context, c Cluster, p Project, r Result, o Observer, cfg 
 		w.dirtyOne(i)
 	}
 	w.poke() // also where there is no object
+	w.tellContested()
 	stopAwaiting := w.awaitKinds(ctx, r.unserved)
 	defer stopAwaiting()
+	stopHoming := w.awaitHomes(ctx, r.homes)
+	defer stopHoming()
 	err := w.loop(ctx)
 	if endErr := w.end(ctx); err == nil {
 		err = endErr
@@ -116,8 +128,7 @@ type watcher struct {
 	cluster  Cluster
 	project  Project
 	observer Observer
-	tell     func(Readiness)
-	onHealed func(ObjectStatus)
+	config   WatchConfig
 	clock    clock.Clock
 
 	objects []watched
@@ -137,7 +148,8 @@ type watcher struct {
 	writes  chan written
 	// told is the readiness that was last told; nil: none.
 	told *Readiness
-	// served hears when a kind is served that the run missed; retry: one is.
+	// served hears when a kind is served, or a namespace there, that the run missed;
+	// retry: one is.
 	served chan struct{}
 	retry  bool
 	// appliesLate and prunesLate: the timeout has passed.
@@ -288,119 +300,4 @@ func timer(clk clock.Clock, d time.Duration) (<-chan time.Time, func() bool) {
 	}
 	t := clk.NewTimer(d)
 	return t.C(), t.Stop
-}
-
-// look brings one object's status up to date, and sees to it that it is healed where
-// that is due.
-func (w *watcher) look(obj *watched, i int) {
-	if !obj.seen {
-		return
-	}
-	id := obj.status.ID
-	live, exists := w.cluster.Live(id)
-	if obj.leaving && obj.status.Action == ActionPruning && (!exists || live.UID != obj.uid) {
-		obj.seen = false
-		delete(w.unready, i)
-		obj.status.Action, obj.status.Health, obj.status.Message = ActionPruned, HealthNotFound, ""
-		w.observer.Object(obj.status)
-		w.pending.gone = append(w.pending.gone, id)
-		w.removing++
-		w.leaving--
-		return
-	}
-	before := obj.status
-	w.examine(obj, live, exists)
-	v := w.judge(obj, live, exists)
-	if obj.status.Action != ActionFailed && obj.status.Action != ActionSkipped {
-		obj.status.Message = w.remark(obj, v, exists)
-	}
-	if obj.status != before {
-		w.observer.Object(obj.status)
-	}
-	note(w.unready, i, obj.counts() && (obj.status.Health != HealthCurrent || obj.leaving) && (exists || v != toIgnore))
-	w.drifted(i, v)
-	if id.GroupKind == namespaceKind && exists && !beingDeleted(live) {
-		w.release(id.Name)
-	}
-}
-
-// examine computes the health of an object that has changed since the last time.
-func (w *watcher) examine(obj *watched, live Live, exists bool) {
-	if exists && live.Object != nil && live.ResourceVersion != "" && live.ResourceVersion == obj.resourceVersion {
-		return
-	}
-	obj.resourceVersion = ""
-	if exists && live.Object != nil {
-		obj.resourceVersion = live.ResourceVersion
-	}
-	obj.status.Health, obj.why = w.project.health(obj.status.ID, live, exists)
-}
-
-// remark is what there is to say about an object that is applied, or on its way out.
-func (w *watcher) remark(obj *watched, v verdict, exists bool) string {
-	message := obj.why
-	add := func(text string) {
-		if message != "" {
-			text = message + "; " + text
-		}
-		message = text
-	}
-	if v == toIgnore {
-		what := "changed"
-		if !exists {
-			message, what = "", "deleted"
-		}
-		add("somebody has " + what + " the object, which is left at that: its annotation " + DriftAnnotation + " says " + driftIgnore)
-	}
-	if obj.object != nil && obj.status.Contest != nil {
-		if q := w.healer.memory.of(obj.status.ID, obj.object.Digest); q.contest != nil {
-			add(q.message())
-		}
-	}
-	if message == "" && applied(obj.status.Action) {
-		return obj.note
-	}
-	return message
-}
-
-func note(set map[int]struct{}, i int, in bool) {
-	if in {
-		set[i] = struct{}{}
-	} else {
-		delete(set, i)
-	}
-}
-
-// sum tells the readiness if it has changed.
-func (w *watcher) sum() {
-	if w.tell == nil {
-		return
-	}
-	now := Readiness{Ready: len(w.unready) == 0 && w.removing == 0, Retry: w.retry, Drifted: w.list(w.rerun, func(*watched) bool { return true })}
-	if w.appliesLate || w.prunesLate {
-		now.Late = w.list(w.unready, func(obj *watched) bool {
-			return obj.leaving && w.prunesLate || !obj.leaving && w.appliesLate
-		})
-	}
-	if w.told != nil && w.told.Ready == now.Ready && w.told.Retry == now.Retry &&
-		slices.Equal(w.told.Late, now.Late) && slices.Equal(w.told.Drifted, now.Drifted) {
-		return
-	}
-	w.told = &now
-	w.tell(now)
-}
-
-func (w *watcher) list(set map[int]struct{}, keep func(*watched) bool) []inventory.ID {
-	indexes := make([]int, 0, len(set))
-	for i := range set {
-		if keep(&w.objects[i]) {
-			indexes = append(indexes, i)
-		}
-	}
-	slices.Sort(indexes)
-	ids := make([]inventory.ID, 0, len(indexes))
-	for _, i := range indexes {
-		ids = append(ids, w.objects[i].status.ID)
-	}
-	return ids
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -20,6 +21,9 @@ type watching struct {
 	clock  *testclock.FakeClock
 	told   chan gitops.Readiness
 	healed chan gitops.ObjectStatus
+	// refused heals, and how many objects were last said to be contested.
+	refused   atomic.Int64
+	contested atomic.Int64
 	// stop ends it.
 	stop func()
 }
@@ -40,7 +44,9 @@ func watchAt(t *testing.T, clock *testclock.FakeClock, f *fakeCluster, p gitops.
 	go func() {
 		done <- gitops.Watch(ctx, f, p, r, o, gitops.WatchConfig{
 			Clock: w.clock, OnReadiness: func(now gitops.Readiness) { w.told <- now },
-			OnHealed: func(s gitops.ObjectStatus) { w.healed <- s },
+			OnHealed:     func(s gitops.ObjectStatus) { w.healed <- s },
+			OnHealFailed: func(inventory.ID, error) { w.refused.Add(1) },
+			OnContested:  func(n int) { w.contested.Store(int64(n)) },
 		})
 	}()
 	w.stop = sync.OnceFunc(func() {
@@ -58,7 +64,7 @@ func roll(t *testing.T, w *world, id inventory.ID, replicas int64) {
 	t.Helper()
 	live, ok := w.Live(id)
 	require.True(t, ok)
-	u := live.Object.DeepCopy()
+	u := live.Object.Unstructured()
 	require.NoError(t, unstructured.SetNestedMap(u.Object, map[string]any{
 		"replicas": replicas, "updatedReplicas": replicas, "readyReplicas": replicas, "availableReplicas": replicas,
 		"conditions": []any{

@@ -30,15 +30,12 @@ func (r *run) wave(ctx context.Context, steps []Step) error {
 	return r.batch(ctx, steps, r.ready, r.send, r.settle)
 }
 
-// batch is one with the run's own limit, which the waves of a run share.
+// batch is one with the project's limit.
 func (r *run) batch(ctx context.Context, steps []Step, ready func(*Step) bool,
 	send func(context.Context, *Step) outcome, settle func(outcome) error,
 ) error {
-	if r.limit == nil {
-		r.limit = newLimit(r.project.parallel())
-	}
 	b := batch{
-		clock: clockOf(r.project.Clock), limit: r.limit, steps: steps,
+		clock: clockOf(r.project.Clock), limit: r.project.Limit, parallel: r.project.parallel(), steps: steps,
 		ready: ready, send: send, settle: settle, throttled: r.throttled,
 	}
 	defer r.trouble("")
@@ -106,6 +103,12 @@ func (r *run) settle(got outcome) error {
 	case s.Object == nil && errors.Is(got.err, ErrTakenOver):
 		r.tookOver(s)
 	case got.err != nil:
+		if errors.Is(got.err, ErrNoNamespace) || errors.Is(got.err, ErrNamespaceEnds) {
+			if r.result.homes == nil {
+				r.result.homes = map[string]struct{}{}
+			}
+			r.result.homes[s.Status.ID.Namespace] = struct{}{}
+		}
 		fail(s, got.err.Error())
 		r.tell(s)
 	case r.project.DryRun == DryRunServer:
@@ -135,6 +138,7 @@ func (r *run) settleApply(s *Step, got outcome) {
 	if s.note != "" {
 		s.Status.Message = s.note
 	}
+	r.project.Healing.keepNote(s.Status.ID, got.digest, s.note)
 	r.inv.Set(s.Status.ID, inventory.Entry{Digest: got.digest, Ownership: got.live.Ownership})
 	r.tell(s)
 }

@@ -85,6 +85,9 @@ func canonicalFields(f *metav1.FieldsV1) string {
 		return ""
 	}
 	raw := f.GetRawBytes()
+	if sortedFields(raw) {
+		return string(raw)
+	}
 	var v any
 	if json.Unmarshal(raw, &v) != nil {
 		return string(raw)

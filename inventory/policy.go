@@ -1,17 +1,19 @@
 package inventory
 
-import cliinventory "sigs.k8s.io/cli-utils/pkg/inventory"
-
 // Policy says what to do with an object that exists in the cluster and that the
 // inventory at hand does not own.
-type Policy = cliinventory.Policy
+type Policy int
 
-// The policies, as cli-utils defines them.
+// The policies are those of cli-utils, whose own package has half of kubectl linked
+// in.
 const (
 	// PolicyMustMatch leaves alone what this inventory does not own.
-	PolicyMustMatch = cliinventory.PolicyMustMatch
+	PolicyMustMatch Policy = iota
 	// PolicyAdoptIfNoInventory takes what no inventory owns.
-	PolicyAdoptIfNoInventory = cliinventory.PolicyAdoptIfNoInventory
+	PolicyAdoptIfNoInventory
 	// PolicyAdoptAll takes everything.
-	PolicyAdoptAll = cliinventory.PolicyAdoptAll
+	PolicyAdoptAll
 )
+
+// OwnerAnnotation of an object names the inventory that owns it, as in cli-utils.
+const OwnerAnnotation = "config.k8s.io/owning-inventory"

@@ -1,19 +1,28 @@
 package kas
 
 import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+
 	"github.com/spf13/cobra"
 	"go.uber.org/zap"
 
 	"github.com/kas-agentk/kas/internal/logging"
 	"github.com/kas-agentk/kas/internal/program"
 	"github.com/kas-agentk/kas/internal/version"
+	"github.com/kas-agentk/kas/manifests/render"
 )
 
 // Main runs kas as a process and returns its exit status.
-func Main() int { return program.Main(NewCommand()) }
+func Main() int { return program.Main(newCommand(render.Command(renderCommand))) }
 
-// NewCommand returns the command kas.
-func NewCommand() *cobra.Command {
+// NewCommand returns the command kas, for a process that has more to do. It renders in
+// that process.
+func NewCommand() *cobra.Command { return newCommand(nil) }
+
+func newCommand(renderer func(context.Context) *exec.Cmd) *cobra.Command {
 	var configurationFile string
 	options := logging.DefaultOptions()
 	cmd := &cobra.Command{
@@ -33,8 +42,15 @@ func NewCommand() *cobra.Command {
 				return program.Usage(err)
 			}
 			defer func() { _ = log.Sync() }() // standard error often cannot be synced
+			if renderer != nil {              // this process is kas alone
+				undo, err := zap.RedirectStdLogAt(log.Named("library"), zap.DebugLevel)
+				if err != nil {
+					return fmt.Errorf("take over what libraries log: %w", err)
+				}
+				defer undo()
+			}
 			log.Info("kas starts", zap.String("version", version.String()))
-			if err := Run(cmd.Context(), Options{Configuration: cfg, Log: log}); err != nil {
+			if err := Run(cmd.Context(), Options{Configuration: cfg, Log: log, Renderer: renderer}); err != nil {
 				return locate(configurationFile, err)
 			}
 			log.Info("kas has ended")
@@ -45,5 +61,17 @@ func NewCommand() *cobra.Command {
 	_ = cmd.MarkFlagRequired("configuration-file") // the flag is there
 	options.AddFlags(cmd.Flags())
 	cmd.Flags().Lookup("log-level").Usage += " (default: observability.logging.level of the configuration)"
+	cmd.AddCommand(&cobra.Command{
+		Use:    renderCommand,
+		Short:  "Render a kustomization or chart for the kas that starts this",
+		Hidden: true,
+		Args:   cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			return render.Serve(os.Stdin, os.Stdout, func() { os.Exit(program.ExitFailed) })
+		},
+	})
 	return cmd
 }
+
+// renderCommand is how kas starts itself to render.
+const renderCommand = "render"

@@ -48,7 +48,8 @@ type files struct {
 	*gitaly.Content
 }
 
-func build(cfg *kascfg.ConfigurationFile, log *zap.Logger) (*house, error) {
+func build(options Options) (*house, error) {
+	cfg, log := options.Configuration, options.Log
 	h := &house{metrics: admin.NewRegistry(), health: health.NewServer(), drain: newDrain()}
 	var err error
 	if h.rails, err = newRails(cfg.GetGitlab(), h.metrics); err != nil {
@@ -74,7 +75,9 @@ func build(cfg *kascfg.ConfigurationFile, log *zap.Logger) (*house, error) {
 		Refs:    gitaly.NewRefs(gitaly.RefsConfig{}, h.gitaly, h.metrics),
 		Content: gitaly.NewContent(gitaly.ContentConfig{CacheSize: int64(cfg.GetAgent().GetGitops().GetBlobCacheSize())}, h.gitaly, h.metrics),
 	}
-	h.push = push.NewServer(pushConfig(cfg.GetAgent()), push.Collaborators{
+	pushing := pushConfig(cfg.GetAgent())
+	pushing.RenderCommand = options.Renderer
+	h.push = push.NewServer(pushing, push.Collaborators{
 		Access: access, Source: source, Status: h.status, Registerer: h.metrics, Log: log,
 	})
 	configurations := agents.NewServer(agents.ServerConfig{

@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"os/exec"
 	"time"
 
 	"go.uber.org/zap"
@@ -23,6 +24,8 @@ type Options struct {
 	// Configuration as LoadConfiguration returns it: complete and checked.
 	Configuration *kascfg.ConfigurationFile
 	Log           *zap.Logger
+	// Renderer starts a process that renders. Nil: rendering is done in this process.
+	Renderer func(context.Context) *exec.Cmd
 	// Listening, unless nil, is told where kas listens, once it does.
 	Listening func(Addresses)
 }
@@ -30,7 +33,7 @@ type Options struct {
 // Run runs kas until ctx ends, drains, and returns nil; or an error that says why kas
 // could not start or go on.
 func Run(ctx context.Context, options Options) error {
-	house, err := build(options.Configuration, options.Log)
+	house, err := build(options)
 	if err != nil {
 		return err
 	}

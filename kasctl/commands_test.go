@@ -149,10 +149,12 @@ func TestKasctl_SyncWaits(t *testing.T) {
 		status              int
 		stderr              string
 	}{
-		{"until what is there is newer and synced", "synced.json", "synced-later.json", nil, 0, "waiting: not synced: the agent has not said anything yet\n"},
+		{"until what is there is newer and synced", "synced.json", "synced-later.json", nil, 0, "waiting: not synced: the agent has not ended a run since\n"},
+		{"until the agent has run again", "ran.json", "ran-later.json", nil, 0, "waiting: not synced: the agent has not ended a run since\n"},
+		{"not only until there is other news", "ran.json", "ran-news.json", []string{"--timeout=1m"}, 3, "after 1m0s still not synced: the agent has not ended a run since"},
 		{"until it has failed", "synced.json", "partial-one.json", nil, 3, "1 of 3 objects failed"},
 		{"until the commit is there", "synced.json", "synced-later.json", []string{"--commit", "CCCCCCC"}, 0, "waiting: not synced: the repository is at aaaaaaaa as far as kas has seen\n"},
-		{"no longer than told", "synced.json", "synced.json", []string{"--timeout=1m"}, 3, "after 1m0s still not synced: the agent has not said anything yet"},
+		{"no longer than told", "synced.json", "synced.json", []string{"--timeout=1m"}, 3, "after 1m0s still not synced: the agent has not ended a run since"},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			ror := startRoR(t)

@@ -65,12 +65,21 @@ func (s *statusOptions) runSyncWait(ctx context.Context, c *client, before *sync
 		switch {
 		case s.commit != "" && !strings.HasPrefix(now.GetWantedCommit(), strings.ToLower(s.commit)):
 			return false, &unsyncedError{fmt.Sprintf("the repository is at %s as far as kas has seen", short(now.GetWantedCommit()))}
-		case s.commit == "" && proto.Equal(now.GetUpdatedAt(), before.GetUpdatedAt()):
-			return false, &unsyncedError{"the agent has not said anything yet"}
+		case s.commit == "" && !ranSince(before, now):
+			return false, &unsyncedError{"the agent has not ended a run since"}
 		}
 		return hasEnded(now), unsynced(statuses, s.commit)
 	}
 	return s.waitFor(ctx, c, out, progress, verdict)
+}
+
+// ranSince tells whether the agent has ended a run over the set. An agent that does not
+// tell when it ran has said something, at least. One that is suspended runs nothing.
+func ranSince(before, now *syncstatus.ProjectStatus) bool {
+	if now.GetTimes().GetRanAt() == nil || now.GetSuspension() != nil {
+		return !proto.Equal(now.GetUpdatedAt(), before.GetUpdatedAt())
+	}
+	return !proto.Equal(now.GetTimes().GetRanAt(), before.GetTimes().GetRanAt())
 }
 
 // hasEnded tells whether a sync has come to an end, good or bad.

@@ -15,7 +15,8 @@ import (
 	"github.com/kas-agentk/kas/inventory"
 )
 
-// localConfig marks an object that is meant for tools and not for the cluster.
+// localConfig marks an object that is meant for tools and not for the cluster. As for
+// cli-utils, its value does not matter.
 const localConfig = "config.kubernetes.io/local-config"
 
 // maxNameLength of an object, in bytes.
@@ -59,12 +60,8 @@ func (f *file) object(o map[string]any, line int) {
 func isLocalConfig(o map[string]any) bool {
 	metadata, _ := o["metadata"].(map[string]any)
 	annotations, _ := metadata["annotations"].(map[string]any)
-	switch annotations[localConfig] {
-	case nil, "false", false:
-		return false
-	default:
-		return true
-	}
+	_, local := annotations[localConfig]
+	return local
 }
 
 // renderHint says what to do with a file that is to be rendered rather than applied.

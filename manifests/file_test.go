@@ -91,7 +91,7 @@ func TestParseFile_Objects(t *testing.T) {
 		"a List without items":                 {data: "apiVersion: v1\nkind: List\n"},
 		"a kind that only sounds like a list":  {data: "apiVersion: example.com/v1\nkind: AllowList\nmetadata:\n  name: a\n", want: []string{"1 AllowList /a"}},
 		"an object for tools alone is skipped": {data: configMap("a") + "  annotations: {config.kubernetes.io/local-config: \"true\"}\n"},
-		"an object not for tools alone stays":  {data: configMap("a") + "  annotations: {config.kubernetes.io/local-config: \"false\"}\n", want: []string{"1 ConfigMap /a"}},
+		"the value of that does not matter":    {data: configMap("a") + "  annotations: {config.kubernetes.io/local-config: \"false\"}\n"},
 		"a kustomization for tools alone":      {data: "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nmetadata:\n  annotations: {config.kubernetes.io/local-config: \"true\"}\n"},
 		"an anchor and its alias":              {data: configMap("a") + "data: &d {x: y}\nother: *d\n", want: []string{"1 ConfigMap /a"}},
 		"JSON": {

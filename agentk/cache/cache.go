@@ -10,7 +10,6 @@ import (
 
 	"go.uber.org/zap"
 	"k8s.io/apimachinery/pkg/api/meta"
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/metadata"
@@ -18,7 +17,7 @@ import (
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/utils/clock"
 
-	"github.com/kas-agentk/kas/inventory"
+	"github.com/kas-agentk/kas/gitops"
 )
 
 const (
@@ -245,9 +244,8 @@ func (c *Cache) reap(now time.Time) {
 	}
 }
 
-// Get returns an object, and the hash of the fields of it that we own, as last seen.
-// The object is shared and must not be changed.
-func (c *Cache) Get(gr schema.GroupResource, namespace, name string) (*unstructured.Unstructured, inventory.Hash, bool) {
+// Get returns an object as last seen.
+func (c *Cache) Get(gr schema.GroupResource, namespace, name string) (gitops.Live, bool) {
 	c.mu.Lock()
 	r, ok := c.resources[gr]
 	previous := c.previous[gr]
@@ -261,7 +259,7 @@ func (c *Cache) Get(gr schema.GroupResource, namespace, name string) (*unstructu
 	case previous != nil:
 		return lookUp(previous, namespace, name)
 	default:
-		return nil, inventory.Hash{}, false
+		return gitops.Live{}, false
 	}
 }
 

@@ -152,10 +152,12 @@ func TestProject_KeepsWhatIsNeededAndNoMore(t *testing.T) {
 	require.NoError(t, err)
 	secret, ok := got.(*item)
 	require.True(t, ok)
-	require.Equal(t, want, secret.ownership)
-	require.Equal(t, "Secret", secret.GetKind())
-	require.Equal(t, map[string]string{"keep": "this"}, secret.GetAnnotations())
-	require.Nil(t, secret.GetManagedFields())
+	require.Equal(t, want, secret.live.Ownership)
+	whole := secret.live.Object.Unstructured()
+	require.Equal(t, "Secret", whole.GetKind())
+	require.Equal(t, map[string]string{"keep": "this"}, whole.GetAnnotations())
+	require.Nil(t, whole.GetManagedFields())
+	require.Equal(t, "7", secret.live.ResourceVersion)
 	again, err := r.project(secret)
 	require.NoError(t, err)
 	require.Same(t, secret, again)
@@ -171,5 +173,5 @@ func TestProject_KeepsWhatIsNeededAndNoMore(t *testing.T) {
 	}}
 	got, err = r.project(u)
 	require.NoError(t, err)
-	require.Equal(t, want, got.(*item).ownership)
+	require.Equal(t, want, got.(*item).live.Ownership)
 }

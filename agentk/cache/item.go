@@ -4,20 +4,27 @@ import (
 	"encoding/json"
 	"fmt"
 	"time"
+	"unique"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/apimachinery/pkg/runtime"
 
+	"github.com/kas-agentk/kas/gitops"
 	"github.com/kas-agentk/kas/inventory"
 )
 
 // item is an object as it is kept.
 type item struct {
-	*unstructured.Unstructured
-	// ownership is the hash of the fields that we own.
-	ownership inventory.Hash
+	namespace, name string
+	live            gitops.Live
+}
+
+// GetObjectMeta has client-go find what it goes by.
+func (it *item) GetObjectMeta() metav1.Object {
+	return &metav1.ObjectMeta{
+		Namespace: it.namespace, Name: it.name, UID: it.live.UID, ResourceVersion: it.live.ResourceVersion,
+	}
 }
 
 // project makes an item of what the API server sent. An informer may call it again
@@ -28,30 +35,37 @@ func (r *resource) project(obj any) (any, error) {
 		return o, nil
 	case *unstructured.Unstructured:
 		ownership := ownershipOf(o, r.cache.cfg.FieldManager)
-		strip(o)
-		return &item{Unstructured: o, ownership: ownership}, nil
+		unstructured.RemoveNestedField(o.Object, "metadata", "managedFields")
+		unstructured.RemoveNestedField(o.Object, "metadata", "annotations", corev1.LastAppliedConfigAnnotation)
+		snapshot, err := gitops.NewSnapshot(o)
+		if err != nil {
+			return nil, fmt.Errorf("keep %s: %w", r.mapping.Resource.GroupResource(), err)
+		}
+		return newItem(o, ownership, snapshot), nil
 	case *metav1.PartialObjectMetadata:
 		ownership := inventory.OwnershipOf(o.ManagedFields, r.cache.cfg.FieldManager)
 		o.ManagedFields = nil
-		// The type is that of the projection, not of the object.
-		o.TypeMeta = metav1.TypeMeta{}
-		content, err := runtime.DefaultUnstructuredConverter.ToUnstructured(o)
+		delete(o.Annotations, corev1.LastAppliedConfigAnnotation)
+		snapshot, err := gitops.SnapshotOfMetadata(&o.ObjectMeta, r.mapping.GroupVersionKind)
 		if err != nil {
-			return nil, fmt.Errorf("project %s %s/%s: %w", r.mapping.Resource.GroupResource(), o.Namespace, o.Name, err)
+			return nil, fmt.Errorf("keep %s: %w", r.mapping.Resource.GroupResource(), err)
 		}
-		u := &unstructured.Unstructured{Object: content}
-		u.SetGroupVersionKind(r.mapping.GroupVersionKind)
-		strip(u)
-		return &item{Unstructured: u, ownership: ownership}, nil
+		return newItem(o, ownership, snapshot), nil
 	default:
 		return obj, nil // a tombstone
 	}
 }
 
-// strip removes what nobody needs.
-func strip(u *unstructured.Unstructured) {
-	unstructured.RemoveNestedField(u.Object, "metadata", "managedFields")
-	unstructured.RemoveNestedField(u.Object, "metadata", "annotations", corev1.LastAppliedConfigAnnotation)
+// newItem holds on to nothing of o but short texts. Those that many have in common
+// are kept once.
+func newItem(o metav1.Object, ownership inventory.Hash, snapshot *gitops.Snapshot) *item {
+	return &item{
+		namespace: unique.Make(o.GetNamespace()).Value(), name: o.GetName(),
+		live: gitops.Live{
+			UID: o.GetUID(), ResourceVersion: o.GetResourceVersion(), Ownership: ownership, Object: snapshot,
+			Owner: unique.Make(o.GetAnnotations()[gitops.OwnerAnnotation]).Value(),
+		},
+	}
 }
 
 // ownershipOf is inventory.OwnershipOf without decoding what others own.

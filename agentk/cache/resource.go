@@ -8,10 +8,9 @@ import (
 
 	"go.uber.org/zap"
 	"k8s.io/apimachinery/pkg/api/meta"
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/client-go/tools/cache"
 
-	"github.com/kas-agentk/kas/inventory"
+	"github.com/kas-agentk/kas/gitops"
 )
 
 // resource is one informer.
@@ -69,7 +68,7 @@ func (r *resource) wire() {
 
 func (r *resource) notify(obj any) {
 	if it, ok := obj.(*item); ok {
-		r.cache.notify(r.mapping.Resource.GroupResource(), it.GetNamespace(), it.GetName(), it.GetResourceVersion())
+		r.cache.notify(r.mapping.Resource.GroupResource(), it.namespace, it.name, it.live.ResourceVersion)
 	}
 }
 
@@ -139,20 +138,20 @@ func (r *resource) useless() bool {
 }
 
 // lookUp finds an object in a store of items.
-func lookUp(store cache.Store, namespace, name string) (*unstructured.Unstructured, inventory.Hash, bool) {
+func lookUp(store cache.Store, namespace, name string) (gitops.Live, bool) {
 	key := name
 	if namespace != "" {
 		key = namespace + "/" + name
 	}
 	obj, ok, err := store.GetByKey(key)
 	if err != nil || !ok {
-		return nil, inventory.Hash{}, false
+		return gitops.Live{}, false
 	}
 	it, ok := obj.(*item)
 	if !ok {
-		return nil, inventory.Hash{}, false
+		return gitops.Live{}, false
 	}
-	return it.Unstructured, it.ownership, true
+	return it.live, true
 }
 
 // known is where the objects are.

@@ -22,6 +22,8 @@ func (c *Cluster) Apply(ctx context.Context, a gitops.Apply) (gitops.Live, error
 	}
 	force := true
 	opts := metav1.PatchOptions{FieldManager: FieldManager, Force: &force, DryRun: dryRun(a.DryRun)}
+	end := c.recent.begin(a.ID)
+	defer end()
 	got, err := c.patch(ctx, client, a, opts)
 	if err != nil {
 		if unknownResource(err) {
@@ -32,6 +34,7 @@ func (c *Cluster) Apply(ctx context.Context, a gitops.Apply) (gitops.Live, error
 	live := gitops.Live{
 		UID: got.UID, ResourceVersion: got.ResourceVersion, Owner: got.Annotations[gitops.OwnerAnnotation],
 		Ownership: inventory.OwnershipOf(got.ManagedFields, FieldManager),
+		Stays:     gitops.MarkedToStay(func(key string) string { return got.Annotations[key] }),
 	}
 	if !a.DryRun {
 		c.remember(a.ID, live)
@@ -49,8 +52,8 @@ func (c *Cluster) remember(id inventory.ID, live gitops.Live) {
 	}
 	c.recent.put(id, live)
 	// The event may have come before the answer.
-	if obj, _, found := c.cfg.Cache.Get(gr, id.Namespace, id.Name); found {
-		c.recent.seen(id, obj.GetResourceVersion())
+	if cached, found := c.cfg.Cache.Get(gr, id.Namespace, id.Name); found {
+		c.recent.seen(id, cached.ResourceVersion)
 	}
 }
 

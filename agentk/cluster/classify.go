@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -21,7 +22,7 @@ func explain(err error) error {
 	switch {
 	case err == nil:
 		return nil
-	case errors.Is(err, gitops.ErrUnavailable), errors.Is(err, gitops.ErrNotServed), errors.Is(err, context.Canceled):
+	case errors.Is(err, gitops.ErrUnavailable), errors.Is(err, gitops.ErrNotServed), errors.Is(err, errVerbs), errors.Is(err, context.Canceled):
 		return err
 	case errors.As(err, &status):
 		return classify(err, status.Status())
@@ -43,6 +44,10 @@ func classify(err error, status metav1.Status) error {
 		return &gitops.KindError{Kind: gitops.ErrTransient, Err: err}
 	case apierrors.IsNotFound(err) && status.Details != nil && status.Details.Kind == "namespaces":
 		return &gitops.KindError{Kind: gitops.ErrNoNamespace, Err: err}
+	case apierrors.IsNotFound(err) && !unknownResource(err):
+		return &gitops.KindError{Kind: gitops.ErrNotFound, Err: err}
+	case apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause):
+		return &gitops.KindError{Kind: gitops.ErrNamespaceEnds, Err: err}
 	}
 	if fields := immutable(err, status); len(fields) > 0 {
 		return &gitops.ImmutableError{Fields: fields, Err: err}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -21,6 +22,13 @@ import (
 )
 
 var errBoom = errors.New("boom")
+
+// namespaceEnds is what the API server answers while it deletes a namespace.
+func namespaceEnds() error {
+	err := apierrors.NewForbidden(schema.GroupResource{Resource: "services"}, "a", errBoom)
+	err.ErrStatus.Details.Causes = []metav1.StatusCause{{Type: corev1.NamespaceTerminatingCause, Field: "metadata.namespace"}}
+	return err
+}
 
 func TestExplain_SaysWhichKindOfErrorItIs(t *testing.T) {
 	service := schema.GroupResource{Resource: "services"}
@@ -38,6 +46,8 @@ func TestExplain_SaysWhichKindOfErrorItIs(t *testing.T) {
 		{"a conflict", apierrors.NewConflict(service, "a", errBoom), gitops.ErrTransient},
 		{"an internal error", apierrors.NewInternalError(errBoom), gitops.ErrTransient},
 		{"a namespace that is not there", apierrors.NewNotFound(schema.GroupResource{Resource: "namespaces"}, "n"), gitops.ErrNoNamespace},
+		{"an object that is not there", apierrors.NewNotFound(service, "a"), gitops.ErrNotFound},
+		{"a namespace that is being deleted", namespaceEnds(), gitops.ErrNamespaceEnds},
 		{
 			"a field that cannot be changed",
 			apierrors.NewInvalid(kind, "a", field.ErrorList{field.Invalid(path.Child("clusterIP"), "", "field is immutable")}), gitops.ErrImmutable,
@@ -48,7 +58,7 @@ func TestExplain_SaysWhichKindOfErrorItIs(t *testing.T) {
 		t.Run(row.name, func(t *testing.T) {
 			got := explain(row.err)
 			for _, kind := range []error{
-				gitops.ErrThrottled, gitops.ErrTransient, gitops.ErrNoNamespace, gitops.ErrImmutable, gitops.ErrUnavailable,
+				gitops.ErrThrottled, gitops.ErrTransient, gitops.ErrNotFound, gitops.ErrNoNamespace, gitops.ErrNamespaceEnds, gitops.ErrImmutable, gitops.ErrUnavailable,
 			} {
 				require.Equal(t, errors.Is(row.want, kind), errors.Is(got, kind), "%v", kind)
 			}
@@ -57,7 +67,7 @@ func TestExplain_SaysWhichKindOfErrorItIs(t *testing.T) {
 		})
 	}
 	for _, err := range []error{
-		apierrors.NewForbidden(service, "a", errBoom), apierrors.NewNotFound(service, "a"), apierrors.NewBadRequest("boom"),
+		apierrors.NewForbidden(service, "a", errBoom), apierrors.NewBadRequest("boom"),
 		apierrors.NewInvalid(kind, "a", field.ErrorList{
 			field.Invalid(path.Child("clusterIP"), "", "field is immutable"), field.Required(path.Child("ports"), ""),
 		}),

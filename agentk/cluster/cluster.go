@@ -8,7 +8,6 @@ import (
 	"sync"
 
 	"k8s.io/apimachinery/pkg/api/meta"
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/client-go/discovery"
@@ -29,8 +28,8 @@ type Cache interface {
 	// Ensure has resources followed and waits until their objects are known. It
 	// returns one error for each that fails.
 	Ensure(ctx context.Context, mappings []*meta.RESTMapping) map[schema.GroupResource]error
-	// Get returns an object, not to be changed, and the hash of the fields we own.
-	Get(gr schema.GroupResource, namespace, name string) (*unstructured.Unstructured, inventory.Hash, bool)
+	// Get returns an object as last seen.
+	Get(gr schema.GroupResource, namespace, name string) (gitops.Live, bool)
 	// Hold keeps resources followed until release is called.
 	Hold(resources []schema.GroupResource) (release func())
 	// Subscribe has a function called at every change, with the resource version
@@ -91,8 +90,12 @@ func New(cfg Config) (*Cluster, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make an HTTP client for the API server: %w", err)
 	}
+	transport := httpClient.Transport
+	if transport == nil { // as for a kubectl proxy: plain HTTP, and no credentials
+		transport = http.DefaultTransport
+	}
 	md, err := metadata.NewForConfigAndClient(rc, &http.Client{
-		Transport: impatient{next: httpClient.Transport}, Timeout: httpClient.Timeout,
+		Transport: impatient{next: transport}, Timeout: httpClient.Timeout,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("make a metadata client: %w", err)
@@ -218,21 +221,6 @@ func (c *Cluster) Live(id inventory.ID) (gitops.Live, bool) {
 	if !ok {
 		return gitops.Live{}, false
 	}
-	obj, ownership, found := c.cfg.Cache.Get(gr, id.Namespace, id.Name)
-	var cached gitops.Live
-	if found {
-		cached = gitops.Live{
-			UID: obj.GetUID(), ResourceVersion: obj.GetResourceVersion(),
-			Owner: ownerOf(obj), Ownership: ownership, Object: obj,
-		}
-	}
+	cached, found := c.cfg.Cache.Get(gr, id.Namespace, id.Name)
 	return c.recent.newer(id, cached, found)
-}
-
-func ownerOf(u *unstructured.Unstructured) string {
-	owner, _, err := unstructured.NestedString(u.Object, "metadata", "annotations", gitops.OwnerAnnotation)
-	if err != nil {
-		return ""
-	}
-	return owner
 }

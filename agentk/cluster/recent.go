@@ -12,8 +12,7 @@ import (
 )
 
 // recentFor is how long a result is shown at most. The cache is behind by
-// milliseconds; should it have seen the change before the answer came, and the
-// object deleted since, then this is how long that goes unnoticed.
+// milliseconds.
 const recentFor = 10 * time.Second
 
 // recent holds the results of requests that the cache has not shown yet.
@@ -22,6 +21,15 @@ type recent struct {
 
 	mu      sync.Mutex
 	results map[inventory.ID]result
+	// flying requests by object, for what the cache shows before the answer comes.
+	flying map[inventory.ID]*flight
+}
+
+// flight is the requests for one object whose answers are awaited.
+type flight struct {
+	requests int
+	// seen is the newest version that the cache has shown meanwhile.
+	seen string
 }
 
 type result struct {
@@ -30,13 +38,36 @@ type result struct {
 }
 
 func newRecent(c clock.PassiveClock) *recent {
-	return &recent{clock: c, results: map[inventory.ID]result{}}
+	return &recent{clock: c, results: map[inventory.ID]result{}, flying: map[inventory.ID]*flight{}}
 }
 
-// put remembers a result.
+// begin notes a request for an object. end is to be called once it was answered.
+func (r *recent) begin(id inventory.ID) (end func()) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	f := r.flying[id]
+	if f == nil {
+		f = &flight{}
+		r.flying[id] = f
+	}
+	f.requests++
+	return func() {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		if f.requests--; f.requests == 0 {
+			delete(r.flying, id)
+		}
+	}
+}
+
+// put remembers a result, unless the cache has shown it already, and perhaps more: the
+// object may be gone by now.
 func (r *recent) put(id inventory.ID, live gitops.Live) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if f := r.flying[id]; f != nil && f.seen != "" && !older(f.seen, live.ResourceVersion) {
+		return
+	}
 	r.results[id] = result{live: live, at: r.clock.Now()}
 }
 
@@ -44,6 +75,9 @@ func (r *recent) put(id inventory.ID, live gitops.Live) {
 func (r *recent) seen(id inventory.ID, resourceVersion string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if f := r.flying[id]; f != nil && (f.seen == "" || older(f.seen, resourceVersion)) {
+		f.seen = resourceVersion
+	}
 	if got, ok := r.results[id]; ok && !older(resourceVersion, got.live.ResourceVersion) {
 		delete(r.results, id)
 	}

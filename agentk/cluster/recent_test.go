@@ -59,3 +59,25 @@ func TestRecent_SweepForgetsWhatIsOld(t *testing.T) {
 	r.sweep()
 	require.Len(t, r.results, 1)
 }
+
+func TestRecent_AnswerThatComesAfterTheDeletionIsNotShown(t *testing.T) {
+	id := inventory.ID{GroupKind: schema.GroupKind{Kind: "ConfigMap"}, Namespace: "n", Name: "a"}
+	r := newRecent(testclock.NewFakeClock(time.Now()))
+	endOther, end := r.begin(id), r.begin(id)
+	r.seen(id, "100") // what the request made
+	r.seen(id, "101") // its deletion by somebody else
+	r.seen(id, "99")
+	r.put(id, gitops.Live{UID: "u", ResourceVersion: "100"})
+	_, ok := r.newer(id, gitops.Live{}, false)
+	require.False(t, ok, "nothing would tell that it is gone")
+	end()
+	endOther()
+	require.Empty(t, r.flying)
+
+	end = r.begin(id)
+	r.seen(id, "98") // the deletion of the object before
+	r.put(id, gitops.Live{UID: "v", ResourceVersion: "102"})
+	_, ok = r.newer(id, gitops.Live{}, false)
+	require.True(t, ok)
+	end()
+}

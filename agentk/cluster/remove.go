@@ -89,6 +89,8 @@ func (c *Cluster) detach(ctx context.Context, client metadata.ResourceInterface,
 		return fmt.Errorf("encode patch: %w", err)
 	}
 	opts := metav1.PatchOptions{FieldManager: FieldManager, DryRun: dryRun(r.DryRun)}
+	end := c.recent.begin(r.ID)
+	defer end()
 	got, err := client.Patch(ctx, r.ID.Name, types.MergePatchType, patch, opts)
 	if err != nil {
 		return err //nolint:wrapcheck // Remove does

@@ -82,24 +82,25 @@ func (c *Cluster) learn(kinds []schema.GroupVersionKind, found map[schema.GroupV
 
 // resolver finds out which resource serves a kind. It asks for one group and version
 // at a time, when it is first needed and again where a kind is missing, so that a
-// group that does not answer harms nobody else.
+// group that does not answer harms nobody else. A kind that lacks what it takes to be
+// synced is asked for again each time.
 type resolver struct {
 	client rest.Interface
 
 	mu sync.Mutex
 	// served resources by kind, of the versions that were asked for.
-	served map[schema.GroupVersion]map[string]*meta.RESTMapping
+	served map[schema.GroupVersion]map[string]serving
 }
 
 func newResolver(client rest.Interface) *resolver {
-	return &resolver{client: client, served: map[schema.GroupVersion]map[string]*meta.RESTMapping{}}
+	return &resolver{client: client, served: map[schema.GroupVersion]map[string]serving{}}
 }
 
 // resolve returns an error of the API server, one that wraps gitops.ErrNotServed, or
 // what kept the API server from being asked.
 func (r *resolver) resolve(ctx context.Context, gvk schema.GroupVersionKind) (*meta.RESTMapping, error) {
-	if m := r.known(gvk); m != nil {
-		return usable(gvk, m)
+	if s, ok := r.known(gvk); ok && s.lacks(gvk) == nil {
+		return s.mapping, nil
 	}
 	versions := []string{gvk.Version}
 	if gvk.Version == "" {
@@ -113,36 +114,45 @@ func (r *resolver) resolve(ctx context.Context, gvk schema.GroupVersionKind) (*m
 		if err := r.fetch(ctx, gv); err != nil {
 			return nil, err
 		}
-		if m := r.known(gv.WithKind(gvk.Kind)); m != nil {
-			return usable(gvk, m)
+		if s, ok := r.known(gv.WithKind(gvk.Kind)); ok {
+			return s.mapping, s.lacks(gvk)
 		}
 	}
 	return nil, fmt.Errorf("%w: %s", gitops.ErrNotServed, gvk)
 }
 
-// unusable stands for a kind that is served without what it takes to sync it.
-var unusable = &meta.RESTMapping{}
-
-func usable(gvk schema.GroupVersionKind, m *meta.RESTMapping) (*meta.RESTMapping, error) {
-	if m == unusable {
-		return nil, fmt.Errorf("kind %s: %w", gvk.Kind, errVerbs)
-	}
-	return m, nil
+// serving is how a kind is served.
+type serving struct {
+	mapping *meta.RESTMapping
+	verbs   []string
 }
 
-// known looks up without asking.
-func (r *resolver) known(gvk schema.GroupVersionKind) *meta.RESTMapping {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if gvk.Version != "" {
-		return r.served[gvk.GroupVersion()][gvk.Kind]
-	}
-	for gv, kinds := range r.served {
-		if m := kinds[gvk.Kind]; gv.Group == gvk.Group && m != nil {
-			return m
+// lacks says what keeps objects of a kind from being synced, or, where no version is
+// named, from being seen and removed. While a CRD is being deleted, for instance, its
+// objects can be deleted and not changed.
+func (s serving) lacks(gvk schema.GroupVersionKind) error {
+	for _, verb := range []string{"list", "watch", "patch"} {
+		if !slices.Contains(s.verbs, verb) && (verb != "patch" || gvk.Version != "") {
+			return fmt.Errorf("kind %s: %w", gvk.Kind, errVerbs)
 		}
 	}
 	return nil
+}
+
+// known looks up without asking.
+func (r *resolver) known(gvk schema.GroupVersionKind) (serving, bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if gvk.Version != "" {
+		s, ok := r.served[gvk.GroupVersion()][gvk.Kind]
+		return s, ok
+	}
+	for gv, kinds := range r.served {
+		if s, ok := kinds[gvk.Kind]; gv.Group == gvk.Group && ok {
+			return s, true
+		}
+	}
+	return serving{}, false
 }
 
 // forget has a group and version asked for anew.
@@ -167,7 +177,7 @@ func (r *resolver) fetch(ctx context.Context, gv schema.GroupVersion) error {
 	if err != nil {
 		return fmt.Errorf("ask for the kinds of %s: %w", gv, err)
 	}
-	kinds := make(map[string]*meta.RESTMapping, len(list.APIResources))
+	kinds := make(map[string]serving, len(list.APIResources))
 	for i := range list.APIResources {
 		res := &list.APIResources[i]
 		if strings.Contains(res.Name, "/") {
@@ -181,17 +191,13 @@ func (r *resolver) fetch(ctx context.Context, gv schema.GroupVersion) error {
 	return nil
 }
 
-func mappingOf(gv schema.GroupVersion, res *metav1.APIResource) *meta.RESTMapping {
-	for _, verb := range []string{"list", "watch", "patch"} {
-		if !slices.Contains(res.Verbs, verb) {
-			return unusable
-		}
-	}
+func mappingOf(gv schema.GroupVersion, res *metav1.APIResource) serving {
 	scope := meta.RESTScopeRoot
 	if res.Namespaced {
 		scope = meta.RESTScopeNamespace
 	}
-	return &meta.RESTMapping{Resource: gv.WithResource(res.Name), GroupVersionKind: gv.WithKind(res.Kind), Scope: scope}
+	mapping := &meta.RESTMapping{Resource: gv.WithResource(res.Name), GroupVersionKind: gv.WithKind(res.Kind), Scope: scope}
+	return serving{mapping: mapping, verbs: res.Verbs}
 }
 
 // versions of a group, the preferred one first.

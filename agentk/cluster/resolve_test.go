@@ -120,5 +120,29 @@ func TestResolver_KindThatCannotBeWatchedSaysSo(t *testing.T) {
 	for range 2 {
 		_, err := r.resolve(t.Context(), schema.GroupVersionKind{Group: "authentication.k8s.io", Version: "v1", Kind: "TokenReview"})
 		require.ErrorIs(t, err, errVerbs)
+		require.NotErrorIs(t, explain(err), gitops.ErrUnavailable, "it fails alone")
 	}
+}
+
+func TestResolver_KindWhoseDefinitionIsBeingDeletedCanStillBeRemoved(t *testing.T) {
+	widget := resource("Widget", "widgets", true)
+	widget.Verbs = []string{"delete", "deletecollection", "get", "list", "watch"}
+	a, r := serve(t, map[string]any{
+		"/apis/example.com": metav1.APIGroup{
+			TypeMeta:         metav1.TypeMeta{Kind: "APIGroup", APIVersion: "v1"},
+			PreferredVersion: metav1.GroupVersionForDiscovery{Version: "v1"},
+		},
+		"/apis/example.com/v1": resources(widget),
+	})
+	gvk := schema.GroupVersionKind{Group: "example.com", Version: "v1", Kind: "Widget"}
+	_, err := r.resolve(t.Context(), gvk)
+	require.ErrorIs(t, err, errVerbs, "it cannot be applied")
+	gvk.Version = ""
+	_, err = r.resolve(t.Context(), gvk)
+	require.NoError(t, err)
+
+	a.docs["/apis/example.com/v1"] = resources(resource("Widget", "widgets", true))
+	gvk.Version = "v1"
+	_, err = r.resolve(t.Context(), gvk)
+	require.NoError(t, err, "the definition has come back")
 }

@@ -40,17 +40,12 @@ func DefaultLimits() Limits {
 // helloDigestSize is what one digest takes in an encoded hello: tag and length.
 const helloDigestSize = manifests.DigestSize + 2
 
-// content is an object without its place in the repository.
-type content struct {
-	id   inventory.ID
-	json []byte
-}
-
 // Receiver puts the messages of a stream together into sets.
 type Receiver struct {
 	limits Limits
-	// held is the content of the last whole set, commit is that set's.
-	held   map[manifests.Digest]content
+	// held are the objects of the last whole set, where they stand in that; commit is
+	// that set's.
+	held   map[manifests.Digest]*manifests.Object
 	commit string
 	// open is the set that is being received; nil between sets.
 	open *openSet
@@ -59,8 +54,9 @@ type Receiver struct {
 // openSet is a set whose trailer has not come yet.
 type openSet struct {
 	header *agentrpc.Header
-	// fresh is content that came with this set; bytes is its length.
-	fresh map[manifests.Digest]content
+	// fresh are objects that came with this set, without their place in the
+	// repository; bytes is their length.
+	fresh map[manifests.Digest]*manifests.Object
 	bytes int
 	refs  []ref
 }
@@ -134,7 +130,7 @@ func (r *Receiver) begin(header *agentrpc.Header) error {
 	if header.GetProjectId() == 0 {
 		return fmt.Errorf("%w: kas sent a header without a project", ErrProtocol)
 	}
-	r.open = &openSet{header: header, fresh: map[manifests.Digest]content{}}
+	r.open = &openSet{header: header, fresh: map[manifests.Digest]*manifests.Object{}}
 	return nil
 }
 
@@ -161,7 +157,7 @@ func (o *openSet) addObjects(objects []*agentrpc.Object, limits Limits) error {
 		if err != nil {
 			return fmt.Errorf("%w: object %s: %w", ErrProtocol, digest, err)
 		}
-		o.fresh[digest] = content{id: id, json: json}
+		o.fresh[digest] = &manifests.Object{ID: id, Digest: digest, JSON: json}
 	}
 	return nil
 }
@@ -222,9 +218,9 @@ func (r *Receiver) close(trailer *agentrpc.Trailer) (*Set, error) {
 
 // resolve turns the refs into objects, taking content that did not come with this
 // set from what is held already. The second result is what is held from now on.
-func (o *openSet) resolve(before map[manifests.Digest]content, limits Limits) ([]manifests.Object, map[manifests.Digest]content, error) {
+func (o *openSet) resolve(before map[manifests.Digest]*manifests.Object, limits Limits) ([]manifests.Object, map[manifests.Digest]*manifests.Object, error) {
 	objects := make([]manifests.Object, 0, len(o.refs))
-	held := make(map[manifests.Digest]content, len(o.refs))
+	held := make(map[manifests.Digest]*manifests.Object, len(o.refs))
 	seen := make(map[inventory.ID]struct{}, len(o.refs))
 	bytes := 0
 	for _, ref := range o.refs {
@@ -235,15 +231,15 @@ func (o *openSet) resolve(before map[manifests.Digest]content, limits Limits) ([
 		if !ok {
 			return nil, nil, fmt.Errorf("%w: kas names object %s of %s and did not send it", ErrProtocol, ref.digest, ref.position)
 		}
-		if _, twice := seen[c.id]; twice {
-			return nil, nil, fmt.Errorf("%w: kas sent %s of %s twice", ErrProtocol, c.id, ref.position)
+		if _, twice := seen[c.ID]; twice {
+			return nil, nil, fmt.Errorf("%w: kas sent %s of %s twice", ErrProtocol, c.ID, ref.position)
 		}
-		if bytes += len(c.json); bytes > limits.Bytes {
+		if bytes += len(c.JSON); bytes > limits.Bytes {
 			return nil, nil, fmt.Errorf("%w: more than %d bytes", ErrTooLarge, limits.Bytes)
 		}
-		seen[c.id] = struct{}{}
-		held[ref.digest] = c
-		objects = append(objects, manifests.Object{ID: c.id, Digest: ref.digest, JSON: c.json, Position: ref.position})
+		seen[c.ID] = struct{}{}
+		objects = append(objects, manifests.Object{ID: c.ID, Digest: ref.digest, JSON: c.JSON, Position: ref.position})
+		held[ref.digest] = &objects[len(objects)-1] // which has room for all
 	}
 	return objects, held, nil
 }

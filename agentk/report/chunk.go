@@ -57,7 +57,7 @@ func objectStatus(s gitops.ObjectStatus) *syncstatus.ObjectStatus {
 		Version:    s.Version,
 		Action:     actions[s.Action],
 		Health:     healths[s.Health],
-		Message:    clip(s.Message),
+		Message:    Clip(s.Message),
 		SourcePath: s.Position.Path,
 		SourceLine: uint32(max(0, s.Position.Line)),
 		Contest:    contest(s.Contest),
@@ -67,8 +67,8 @@ func objectStatus(s gitops.ObjectStatus) *syncstatus.ObjectStatus {
 // valid makes a text fit to be sent: protobuf wants valid UTF-8.
 func valid(text string) string { return strings.ToValidUTF8(text, "\uFFFD") }
 
-// clip makes a message fit to be sent, and people want an end.
-func clip(message string) string {
+// Clip makes a message fit to be sent, and people want an end.
+func Clip(message string) string {
 	message = valid(message)
 	if len(message) <= maxMessage {
 		return message

@@ -35,7 +35,7 @@ func difference(d *gitops.Difference) *syncstatus.Difference {
 		Id:         objectID(d.ID),
 		Version:    d.Version,
 		Action:     actions[d.Action],
-		Message:    clip(d.Message),
+		Message:    Clip(d.Message),
 		SourcePath: d.Position.Path,
 		SourceLine: uint32(max(0, d.Position.Line)),
 	}

@@ -18,9 +18,9 @@ func contest(c *gitops.Contest) *syncstatus.Contest {
 	for _, contender := range c.Contenders {
 		fields := make([]string, len(contender.Fields))
 		for i, field := range contender.Fields {
-			fields[i] = clip(field)
+			fields[i] = Clip(field)
 		}
-		out.Contenders = append(out.Contenders, &syncstatus.Contender{Manager: clip(contender.Manager), Fields: fields})
+		out.Contenders = append(out.Contenders, &syncstatus.Contender{Manager: Clip(contender.Manager), Fields: fields})
 	}
 	return out
 }

@@ -46,7 +46,9 @@ type Reporter struct {
 	applied   string
 	// appliedAt and readyAt are of the newest commit; zero: not reached.
 	appliedAt, readyAt time.Time
-	objects            map[inventory.ID]*entry
+	// ranAt is when a run ended last.
+	ranAt   time.Time
+	objects map[inventory.ID]*entry
 	// run counts runs; an entry that carries an older number was not mentioned
 	// by the present one.
 	run uint64
@@ -123,6 +125,7 @@ func (r *Reporter) Ran(outcome Outcome) {
 			r.removeLocked(id, e)
 		}
 	}
+	r.ranAt = r.cfg.Clock.Now()
 	ready, late := r.summary.ready, r.summary.late
 	if r.summary.phase != phaseRan {
 		ready, late = false, nil
@@ -130,7 +133,7 @@ func (r *Reporter) Ran(outcome Outcome) {
 	r.summary = summary{phase: phaseRan, outcome: outcome, ready: ready, late: late}
 	if outcome.Failed == 0 && !outcome.DryRun {
 		if r.applied != r.commit || r.appliedAt.IsZero() {
-			r.appliedAt = r.cfg.Clock.Now()
+			r.appliedAt = r.ranAt
 		}
 		r.applied = r.commit
 	}

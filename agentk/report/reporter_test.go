@@ -229,6 +229,44 @@ func TestReporter_ForgetsWhatARunDidNotMention(t *testing.T) {
 	l.close(t)
 }
 
+// kas may have been started anew while nothing happens here.
+func TestReporter_TellsEverythingToANewStreamAlsoWhileSuspended(t *testing.T) {
+	r, clk := newReporter()
+	r.Syncing("c1")
+	r.Object(status("a", gitops.ActionCreated, gitops.HealthCurrent))
+	r.Ran(good(1))
+	r.Health(true, nil)
+	r.Suspended(&report.Suspension{By: "ann", At: start})
+	for range 2 {
+		l := open(t, r)
+		got := l.next(t, clk)
+		require.True(t, got.GetReset_())
+		require.Equal(t, syncstatus.State_STATE_SUSPENDED, got.GetState())
+		require.Equal(t, "c1", got.GetCommitId())
+		require.Len(t, got.GetObjects(), 1)
+		l.close(t)
+	}
+}
+
+func TestReporter_TellsWhenARunEndedAlsoOneThatChangedNothing(t *testing.T) {
+	r, clk := newReporter()
+	run := func() {
+		r.Syncing("c1")
+		r.Object(status("a", gitops.ActionUnchanged, gitops.HealthCurrent))
+		r.Ran(good(1))
+	}
+	run()
+	l := open(t, r)
+	first := l.next(t, clk)
+	require.Equal(t, first.GetAppliedAt().AsTime(), first.GetRanAt().AsTime())
+	clk.Step(time.Minute)
+	run()
+	second := l.next(t, clk)
+	require.Equal(t, first.GetAppliedAt().AsTime(), second.GetAppliedAt().AsTime())
+	require.True(t, second.GetRanAt().AsTime().After(first.GetRanAt().AsTime()))
+	l.close(t)
+}
+
 func TestReporter_RetryOfACommitIsNoNews(t *testing.T) {
 	r, clk := newReporter()
 	r.Syncing("c1")

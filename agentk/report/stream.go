@@ -140,14 +140,15 @@ func (r *Reporter) headerLocked() *agentrpc.Report {
 		CommitId:        r.commit,
 		AppliedCommitId: r.applied,
 		State:           state,
-		Message:         clip(message),
+		Message:         Clip(message),
 		AppliedAt:       timestamp(r.appliedAt),
 		ReadyAt:         timestamp(r.readyAt),
+		RanAt:           timestamp(r.ranAt),
 		Reset_:          r.reset,
 		HeldPrune:       heldPrune(r.commit, &s),
 	}
 	if s.suspended != nil {
-		report.Suspension = &syncstatus.Suspension{By: clip(s.suspended.By), At: timestamp(s.suspended.At)}
+		report.Suspension = &syncstatus.Suspension{By: Clip(s.suspended.By), At: timestamp(s.suspended.At)}
 	}
 	return report
 }
@@ -161,7 +162,7 @@ func heldPrune(commit string, s *summary) *syncstatus.HeldPrune {
 	if s.phase != phaseRan || len(held) == 0 {
 		return nil
 	}
-	out := &syncstatus.HeldPrune{CommitId: commit, Reason: clip(s.outcome.HeldBack), Total: uint32(len(held))}
+	out := &syncstatus.HeldPrune{CommitId: commit, Reason: Clip(s.outcome.HeldBack), Total: uint32(len(held))}
 	for _, id := range held[:min(len(held), shownHeld)] {
 		out.Objects = append(out.Objects, objectID(id))
 	}

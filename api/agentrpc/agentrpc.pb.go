@@ -27,6 +27,58 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// Capability is something that not every agentk can do.
+type Capability int32
+
+const (
+	Capability_CAPABILITY_UNSPECIFIED Capability = 0
+	// It answers Commands.
+	Capability_CAPABILITY_COMMANDS Capability = 1
+	// It knows a set that is only to be compared from one that is to be applied.
+	Capability_CAPABILITY_COMPARISONS Capability = 2
+)
+
+// Enum value maps for Capability.
+var (
+	Capability_name = map[int32]string{
+		0: "CAPABILITY_UNSPECIFIED",
+		1: "CAPABILITY_COMMANDS",
+		2: "CAPABILITY_COMPARISONS",
+	}
+	Capability_value = map[string]int32{
+		"CAPABILITY_UNSPECIFIED": 0,
+		"CAPABILITY_COMMANDS":    1,
+		"CAPABILITY_COMPARISONS": 2,
+	}
+)
+
+func (x Capability) Enum() *Capability {
+	p := new(Capability)
+	*p = x
+	return p
+}
+
+func (x Capability) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Capability) Descriptor() protoreflect.EnumDescriptor {
+	return file_agentrpc_agentrpc_proto_enumTypes[0].Descriptor()
+}
+
+func (Capability) Type() protoreflect.EnumType {
+	return &file_agentrpc_agentrpc_proto_enumTypes[0]
+}
+
+func (x Capability) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Capability.Descriptor instead.
+func (Capability) EnumDescriptor() ([]byte, []int) {
+	return file_agentrpc_agentrpc_proto_rawDescGZIP(), []int{0}
+}
+
 // Mode says what a set's objects are.
 type Mode int32
 
@@ -63,11 +115,11 @@ func (x Mode) String() string {
 }
 
 func (Mode) Descriptor() protoreflect.EnumDescriptor {
-	return file_agentrpc_agentrpc_proto_enumTypes[0].Descriptor()
+	return file_agentrpc_agentrpc_proto_enumTypes[1].Descriptor()
 }
 
 func (Mode) Type() protoreflect.EnumType {
-	return &file_agentrpc_agentrpc_proto_enumTypes[0]
+	return &file_agentrpc_agentrpc_proto_enumTypes[1]
 }
 
 func (x Mode) Number() protoreflect.EnumNumber {
@@ -76,7 +128,7 @@ func (x Mode) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Mode.Descriptor instead.
 func (Mode) EnumDescriptor() ([]byte, []int) {
-	return file_agentrpc_agentrpc_proto_rawDescGZIP(), []int{0}
+	return file_agentrpc_agentrpc_proto_rawDescGZIP(), []int{1}
 }
 
 // AgentMeta is what an agent process says about itself.
@@ -411,7 +463,11 @@ type Hello struct {
 	// Commit of the set that the agent holds. Empty: none.
 	CommitId string `protobuf:"bytes,2,opt,name=commit_id,json=commitId,proto3" json:"commit_id,omitempty"`
 	// SHA-256 digests (32 bytes each) of the objects that the agent holds.
-	Digests       [][]byte `protobuf:"bytes,3,rep,name=digests,proto3" json:"digests,omitempty"`
+	Digests [][]byte `protobuf:"bytes,3,rep,name=digests,proto3" json:"digests,omitempty"`
+	// What this agentk understands beyond object sets. kas asks nothing else of it.
+	Capabilities []Capability `protobuf:"varint,4,rep,packed,name=capabilities,proto3,enum=agentrpc.Capability" json:"capabilities,omitempty"`
+	// Version of agentk, for people.
+	Version       string `protobuf:"bytes,5,opt,name=version,proto3" json:"version,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -465,6 +521,20 @@ func (x *Hello) GetDigests() [][]byte {
 		return x.Digests
 	}
 	return nil
+}
+
+func (x *Hello) GetCapabilities() []Capability {
+	if x != nil {
+		return x.Capabilities
+	}
+	return nil
+}
+
+func (x *Hello) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
 }
 
 type ConnectResponse struct {
@@ -1414,8 +1484,10 @@ type Report struct {
 	Removed []*syncstatus.ObjectID `protobuf:"bytes,9,rep,name=removed,proto3" json:"removed,omitempty"`
 	More    bool                   `protobuf:"varint,10,opt,name=more,proto3" json:"more,omitempty"`
 	// Both as in ProjectStatus; unset: neither.
-	Suspension    *syncstatus.Suspension `protobuf:"bytes,11,opt,name=suspension,proto3" json:"suspension,omitempty"`
-	HeldPrune     *syncstatus.HeldPrune  `protobuf:"bytes,12,opt,name=held_prune,json=heldPrune,proto3" json:"held_prune,omitempty"`
+	Suspension *syncstatus.Suspension `protobuf:"bytes,11,opt,name=suspension,proto3" json:"suspension,omitempty"`
+	HeldPrune  *syncstatus.HeldPrune  `protobuf:"bytes,12,opt,name=held_prune,json=heldPrune,proto3" json:"held_prune,omitempty"`
+	// When the newest run ended. Unset: none has, since the agent was started.
+	RanAt         *timestamppb.Timestamp `protobuf:"bytes,13,opt,name=ran_at,json=ranAt,proto3" json:"ran_at,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1534,6 +1606,13 @@ func (x *Report) GetHeldPrune() *syncstatus.HeldPrune {
 	return nil
 }
 
+func (x *Report) GetRanAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.RanAt
+	}
+	return nil
+}
+
 var File_agentrpc_agentrpc_proto protoreflect.FileDescriptor
 
 const file_agentrpc_agentrpc_proto_rawDesc = "" +
@@ -1565,11 +1644,13 @@ const file_agentrpc_agentrpc_proto_rawDesc = "" +
 	"\n" +
 	"comparison\x18\x04 \x01(\v2\x14.agentrpc.ComparisonH\x00R\n" +
 	"comparisonB\t\n" +
-	"\amessage\"s\n" +
+	"\amessage\"\xc7\x01\n" +
 	"\x05Hello\x123\n" +
 	"\aproject\x18\x01 \x01(\v2\x19.agentcfg.ManifestProjectR\aproject\x12\x1b\n" +
 	"\tcommit_id\x18\x02 \x01(\tR\bcommitId\x12\x18\n" +
-	"\adigests\x18\x03 \x03(\fR\adigests\"\xfb\x01\n" +
+	"\adigests\x18\x03 \x03(\fR\adigests\x128\n" +
+	"\fcapabilities\x18\x04 \x03(\x0e2\x14.agentrpc.CapabilityR\fcapabilities\x12\x18\n" +
+	"\aversion\x18\x05 \x01(\tR\aversion\"\xfb\x01\n" +
 	"\x0fConnectResponse\x12*\n" +
 	"\x06header\x18\x01 \x01(\v2\x10.agentrpc.HeaderH\x00R\x06header\x12-\n" +
 	"\aobjects\x18\x02 \x01(\v2\x11.agentrpc.ObjectsH\x00R\aobjects\x12$\n" +
@@ -1627,7 +1708,7 @@ const file_agentrpc_agentrpc_proto_rawDesc = "" +
 	"\n" +
 	"refs_count\x18\x01 \x01(\rR\trefsCount\x12-\n" +
 	"\x06errors\x18\x02 \x03(\v2\x15.syncstatus.FileErrorR\x06errors\x12\x1a\n" +
-	"\bcomplete\x18\x03 \x01(\bR\bcomplete\"\x82\x04\n" +
+	"\bcomplete\x18\x03 \x01(\bR\bcomplete\"\xb5\x04\n" +
 	"\x06Report\x12\x1b\n" +
 	"\tcommit_id\x18\x01 \x01(\tR\bcommitId\x12*\n" +
 	"\x11applied_commit_id\x18\x02 \x01(\tR\x0fappliedCommitId\x12'\n" +
@@ -1645,7 +1726,13 @@ const file_agentrpc_agentrpc_proto_rawDesc = "" +
 	"suspension\x18\v \x01(\v2\x16.syncstatus.SuspensionR\n" +
 	"suspension\x124\n" +
 	"\n" +
-	"held_prune\x18\f \x01(\v2\x15.syncstatus.HeldPruneR\theldPrune*;\n" +
+	"held_prune\x18\f \x01(\v2\x15.syncstatus.HeldPruneR\theldPrune\x121\n" +
+	"\x06ran_at\x18\r \x01(\v2\x1a.google.protobuf.TimestampR\x05ranAt*]\n" +
+	"\n" +
+	"Capability\x12\x1a\n" +
+	"\x16CAPABILITY_UNSPECIFIED\x10\x00\x12\x17\n" +
+	"\x13CAPABILITY_COMMANDS\x10\x01\x12\x1a\n" +
+	"\x16CAPABILITY_COMPARISONS\x10\x02*;\n" +
 	"\x04Mode\x12\x14\n" +
 	"\x10MODE_UNSPECIFIED\x10\x00\x12\r\n" +
 	"\tMODE_FULL\x10\x01\x12\x0e\n" +
@@ -1668,80 +1755,83 @@ func file_agentrpc_agentrpc_proto_rawDescGZIP() []byte {
 	return file_agentrpc_agentrpc_proto_rawDescData
 }
 
-var file_agentrpc_agentrpc_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
+var file_agentrpc_agentrpc_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
 var file_agentrpc_agentrpc_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
 var file_agentrpc_agentrpc_proto_goTypes = []any{
-	(Mode)(0),                          // 0: agentrpc.Mode
-	(*AgentMeta)(nil),                  // 1: agentrpc.AgentMeta
-	(*WatchRequest)(nil),               // 2: agentrpc.WatchRequest
-	(*WatchResponse)(nil),              // 3: agentrpc.WatchResponse
-	(*ConnectRequest)(nil),             // 4: agentrpc.ConnectRequest
-	(*Hello)(nil),                      // 5: agentrpc.Hello
-	(*ConnectResponse)(nil),            // 6: agentrpc.ConnectResponse
-	(*Command)(nil),                    // 7: agentrpc.Command
-	(*SyncNow)(nil),                    // 8: agentrpc.SyncNow
-	(*Suspend)(nil),                    // 9: agentrpc.Suspend
-	(*Resume)(nil),                     // 10: agentrpc.Resume
-	(*ApprovePrune)(nil),               // 11: agentrpc.ApprovePrune
-	(*CommandResult)(nil),              // 12: agentrpc.CommandResult
-	(*Comparison)(nil),                 // 13: agentrpc.Comparison
-	(*Header)(nil),                     // 14: agentrpc.Header
-	(*Objects)(nil),                    // 15: agentrpc.Objects
-	(*Object)(nil),                     // 16: agentrpc.Object
-	(*Refs)(nil),                       // 17: agentrpc.Refs
-	(*Ref)(nil),                        // 18: agentrpc.Ref
-	(*Trailer)(nil),                    // 19: agentrpc.Trailer
-	(*Report)(nil),                     // 20: agentrpc.Report
-	(*agentcfg.ConfigurationFile)(nil), // 21: agentcfg.ConfigurationFile
-	(*agentcfg.ManifestProject)(nil),   // 22: agentcfg.ManifestProject
-	(*syncstatus.Difference)(nil),      // 23: syncstatus.Difference
-	(*timestamppb.Timestamp)(nil),      // 24: google.protobuf.Timestamp
-	(*syncstatus.FileError)(nil),       // 25: syncstatus.FileError
-	(syncstatus.State)(0),              // 26: syncstatus.State
-	(*syncstatus.ObjectStatus)(nil),    // 27: syncstatus.ObjectStatus
-	(*syncstatus.ObjectID)(nil),        // 28: syncstatus.ObjectID
-	(*syncstatus.Suspension)(nil),      // 29: syncstatus.Suspension
-	(*syncstatus.HeldPrune)(nil),       // 30: syncstatus.HeldPrune
+	(Capability)(0),                    // 0: agentrpc.Capability
+	(Mode)(0),                          // 1: agentrpc.Mode
+	(*AgentMeta)(nil),                  // 2: agentrpc.AgentMeta
+	(*WatchRequest)(nil),               // 3: agentrpc.WatchRequest
+	(*WatchResponse)(nil),              // 4: agentrpc.WatchResponse
+	(*ConnectRequest)(nil),             // 5: agentrpc.ConnectRequest
+	(*Hello)(nil),                      // 6: agentrpc.Hello
+	(*ConnectResponse)(nil),            // 7: agentrpc.ConnectResponse
+	(*Command)(nil),                    // 8: agentrpc.Command
+	(*SyncNow)(nil),                    // 9: agentrpc.SyncNow
+	(*Suspend)(nil),                    // 10: agentrpc.Suspend
+	(*Resume)(nil),                     // 11: agentrpc.Resume
+	(*ApprovePrune)(nil),               // 12: agentrpc.ApprovePrune
+	(*CommandResult)(nil),              // 13: agentrpc.CommandResult
+	(*Comparison)(nil),                 // 14: agentrpc.Comparison
+	(*Header)(nil),                     // 15: agentrpc.Header
+	(*Objects)(nil),                    // 16: agentrpc.Objects
+	(*Object)(nil),                     // 17: agentrpc.Object
+	(*Refs)(nil),                       // 18: agentrpc.Refs
+	(*Ref)(nil),                        // 19: agentrpc.Ref
+	(*Trailer)(nil),                    // 20: agentrpc.Trailer
+	(*Report)(nil),                     // 21: agentrpc.Report
+	(*agentcfg.ConfigurationFile)(nil), // 22: agentcfg.ConfigurationFile
+	(*agentcfg.ManifestProject)(nil),   // 23: agentcfg.ManifestProject
+	(*syncstatus.Difference)(nil),      // 24: syncstatus.Difference
+	(*timestamppb.Timestamp)(nil),      // 25: google.protobuf.Timestamp
+	(*syncstatus.FileError)(nil),       // 26: syncstatus.FileError
+	(syncstatus.State)(0),              // 27: syncstatus.State
+	(*syncstatus.ObjectStatus)(nil),    // 28: syncstatus.ObjectStatus
+	(*syncstatus.ObjectID)(nil),        // 29: syncstatus.ObjectID
+	(*syncstatus.Suspension)(nil),      // 30: syncstatus.Suspension
+	(*syncstatus.HeldPrune)(nil),       // 31: syncstatus.HeldPrune
 }
 var file_agentrpc_agentrpc_proto_depIdxs = []int32{
-	1,  // 0: agentrpc.WatchRequest.agent_meta:type_name -> agentrpc.AgentMeta
-	21, // 1: agentrpc.WatchResponse.configuration:type_name -> agentcfg.ConfigurationFile
-	5,  // 2: agentrpc.ConnectRequest.hello:type_name -> agentrpc.Hello
-	20, // 3: agentrpc.ConnectRequest.report:type_name -> agentrpc.Report
-	12, // 4: agentrpc.ConnectRequest.command_result:type_name -> agentrpc.CommandResult
-	13, // 5: agentrpc.ConnectRequest.comparison:type_name -> agentrpc.Comparison
-	22, // 6: agentrpc.Hello.project:type_name -> agentcfg.ManifestProject
-	14, // 7: agentrpc.ConnectResponse.header:type_name -> agentrpc.Header
-	15, // 8: agentrpc.ConnectResponse.objects:type_name -> agentrpc.Objects
-	17, // 9: agentrpc.ConnectResponse.refs:type_name -> agentrpc.Refs
-	19, // 10: agentrpc.ConnectResponse.trailer:type_name -> agentrpc.Trailer
-	7,  // 11: agentrpc.ConnectResponse.command:type_name -> agentrpc.Command
-	8,  // 12: agentrpc.Command.sync_now:type_name -> agentrpc.SyncNow
-	9,  // 13: agentrpc.Command.suspend:type_name -> agentrpc.Suspend
-	10, // 14: agentrpc.Command.resume:type_name -> agentrpc.Resume
-	11, // 15: agentrpc.Command.approve_prune:type_name -> agentrpc.ApprovePrune
-	23, // 16: agentrpc.Comparison.differences:type_name -> syncstatus.Difference
-	0,  // 17: agentrpc.Header.mode:type_name -> agentrpc.Mode
-	24, // 18: agentrpc.Header.detected_at:type_name -> google.protobuf.Timestamp
-	16, // 19: agentrpc.Objects.objects:type_name -> agentrpc.Object
-	18, // 20: agentrpc.Refs.refs:type_name -> agentrpc.Ref
-	25, // 21: agentrpc.Trailer.errors:type_name -> syncstatus.FileError
-	26, // 22: agentrpc.Report.state:type_name -> syncstatus.State
-	24, // 23: agentrpc.Report.applied_at:type_name -> google.protobuf.Timestamp
-	24, // 24: agentrpc.Report.ready_at:type_name -> google.protobuf.Timestamp
-	27, // 25: agentrpc.Report.objects:type_name -> syncstatus.ObjectStatus
-	28, // 26: agentrpc.Report.removed:type_name -> syncstatus.ObjectID
-	29, // 27: agentrpc.Report.suspension:type_name -> syncstatus.Suspension
-	30, // 28: agentrpc.Report.held_prune:type_name -> syncstatus.HeldPrune
-	2,  // 29: agentrpc.AgentConfiguration.Watch:input_type -> agentrpc.WatchRequest
-	4,  // 30: agentrpc.Sync.Connect:input_type -> agentrpc.ConnectRequest
-	3,  // 31: agentrpc.AgentConfiguration.Watch:output_type -> agentrpc.WatchResponse
-	6,  // 32: agentrpc.Sync.Connect:output_type -> agentrpc.ConnectResponse
-	31, // [31:33] is the sub-list for method output_type
-	29, // [29:31] is the sub-list for method input_type
-	29, // [29:29] is the sub-list for extension type_name
-	29, // [29:29] is the sub-list for extension extendee
-	0,  // [0:29] is the sub-list for field type_name
+	2,  // 0: agentrpc.WatchRequest.agent_meta:type_name -> agentrpc.AgentMeta
+	22, // 1: agentrpc.WatchResponse.configuration:type_name -> agentcfg.ConfigurationFile
+	6,  // 2: agentrpc.ConnectRequest.hello:type_name -> agentrpc.Hello
+	21, // 3: agentrpc.ConnectRequest.report:type_name -> agentrpc.Report
+	13, // 4: agentrpc.ConnectRequest.command_result:type_name -> agentrpc.CommandResult
+	14, // 5: agentrpc.ConnectRequest.comparison:type_name -> agentrpc.Comparison
+	23, // 6: agentrpc.Hello.project:type_name -> agentcfg.ManifestProject
+	0,  // 7: agentrpc.Hello.capabilities:type_name -> agentrpc.Capability
+	15, // 8: agentrpc.ConnectResponse.header:type_name -> agentrpc.Header
+	16, // 9: agentrpc.ConnectResponse.objects:type_name -> agentrpc.Objects
+	18, // 10: agentrpc.ConnectResponse.refs:type_name -> agentrpc.Refs
+	20, // 11: agentrpc.ConnectResponse.trailer:type_name -> agentrpc.Trailer
+	8,  // 12: agentrpc.ConnectResponse.command:type_name -> agentrpc.Command
+	9,  // 13: agentrpc.Command.sync_now:type_name -> agentrpc.SyncNow
+	10, // 14: agentrpc.Command.suspend:type_name -> agentrpc.Suspend
+	11, // 15: agentrpc.Command.resume:type_name -> agentrpc.Resume
+	12, // 16: agentrpc.Command.approve_prune:type_name -> agentrpc.ApprovePrune
+	24, // 17: agentrpc.Comparison.differences:type_name -> syncstatus.Difference
+	1,  // 18: agentrpc.Header.mode:type_name -> agentrpc.Mode
+	25, // 19: agentrpc.Header.detected_at:type_name -> google.protobuf.Timestamp
+	17, // 20: agentrpc.Objects.objects:type_name -> agentrpc.Object
+	19, // 21: agentrpc.Refs.refs:type_name -> agentrpc.Ref
+	26, // 22: agentrpc.Trailer.errors:type_name -> syncstatus.FileError
+	27, // 23: agentrpc.Report.state:type_name -> syncstatus.State
+	25, // 24: agentrpc.Report.applied_at:type_name -> google.protobuf.Timestamp
+	25, // 25: agentrpc.Report.ready_at:type_name -> google.protobuf.Timestamp
+	28, // 26: agentrpc.Report.objects:type_name -> syncstatus.ObjectStatus
+	29, // 27: agentrpc.Report.removed:type_name -> syncstatus.ObjectID
+	30, // 28: agentrpc.Report.suspension:type_name -> syncstatus.Suspension
+	31, // 29: agentrpc.Report.held_prune:type_name -> syncstatus.HeldPrune
+	25, // 30: agentrpc.Report.ran_at:type_name -> google.protobuf.Timestamp
+	3,  // 31: agentrpc.AgentConfiguration.Watch:input_type -> agentrpc.WatchRequest
+	5,  // 32: agentrpc.Sync.Connect:input_type -> agentrpc.ConnectRequest
+	4,  // 33: agentrpc.AgentConfiguration.Watch:output_type -> agentrpc.WatchResponse
+	7,  // 34: agentrpc.Sync.Connect:output_type -> agentrpc.ConnectResponse
+	33, // [33:35] is the sub-list for method output_type
+	31, // [31:33] is the sub-list for method input_type
+	31, // [31:31] is the sub-list for extension type_name
+	31, // [31:31] is the sub-list for extension extendee
+	0,  // [0:31] is the sub-list for field type_name
 }
 
 func init() { file_agentrpc_agentrpc_proto_init() }
@@ -1773,7 +1863,7 @@ func file_agentrpc_agentrpc_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_agentrpc_agentrpc_proto_rawDesc), len(file_agentrpc_agentrpc_proto_rawDesc)),
-			NumEnums:      1,
+			NumEnums:      2,
 			NumMessages:   20,
 			NumExtensions: 0,
 			NumServices:   2,

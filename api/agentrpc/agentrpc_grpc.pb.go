@@ -154,8 +154,8 @@ type SyncClient interface {
 	// short by a new Header is void. kas sends an object only when the agent holds
 	// none of that digest; the refs list the whole set, in the repository's order.
 	//
-	// Between sets, kas may send Commands, each of which the agent answers with a
-	// CommandResult; and a set whose Header has a comparison_id, which the agent does
+	// Between sets, kas may send Commands to an agent that is capable of them, each of
+	// which it answers with a CommandResult; and a set whose Header has a comparison_id, which the agent does
 	// not apply and does not hold: it answers with Comparisons. Either end skips
 	// messages that it does not know.
 	//
@@ -201,8 +201,8 @@ type SyncServer interface {
 	// short by a new Header is void. kas sends an object only when the agent holds
 	// none of that digest; the refs list the whole set, in the repository's order.
 	//
-	// Between sets, kas may send Commands, each of which the agent answers with a
-	// CommandResult; and a set whose Header has a comparison_id, which the agent does
+	// Between sets, kas may send Commands to an agent that is capable of them, each of
+	// which it answers with a CommandResult; and a set whose Header has a comparison_id, which the agent does
 	// not apply and does not hold: it answers with Comparisons. Either end skips
 	// messages that it does not know.
 	//

@@ -557,7 +557,10 @@ type Times struct {
 	// The agent finished applying and pruning.
 	AppliedAt *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=applied_at,json=appliedAt,proto3" json:"applied_at,omitempty"`
 	// Every object was healthy.
-	ReadyAt       *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=ready_at,json=readyAt,proto3" json:"ready_at,omitempty"`
+	ReadyAt *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=ready_at,json=readyAt,proto3" json:"ready_at,omitempty"`
+	// The agent's newest run over the whole set ended, well or not: a set runs again
+	// when somebody asks for it and when objects failed. By the agent's clock.
+	RanAt         *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=ran_at,json=ranAt,proto3" json:"ran_at,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -616,6 +619,13 @@ func (x *Times) GetAppliedAt() *timestamppb.Timestamp {
 func (x *Times) GetReadyAt() *timestamppb.Timestamp {
 	if x != nil {
 		return x.ReadyAt
+	}
+	return nil
+}
+
+func (x *Times) GetRanAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.RanAt
 	}
 	return nil
 }
@@ -1442,14 +1452,15 @@ const file_syncstatus_syncstatus_proto_rawDesc = "" +
 	"\tcommit_id\x18\x01 \x01(\tR\bcommitId\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x14\n" +
 	"\x05total\x18\x03 \x01(\rR\x05total\x12.\n" +
-	"\aobjects\x18\x04 \x03(\v2\x14.syncstatus.ObjectIDR\aobjects\"\xeb\x01\n" +
+	"\aobjects\x18\x04 \x03(\v2\x14.syncstatus.ObjectIDR\aobjects\"\x9e\x02\n" +
 	"\x05Times\x12;\n" +
 	"\vdetected_at\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"detectedAt\x123\n" +
 	"\asent_at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x06sentAt\x129\n" +
 	"\n" +
 	"applied_at\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\tappliedAt\x125\n" +
-	"\bready_at\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\areadyAt\"\xde\x01\n" +
+	"\bready_at\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\areadyAt\x121\n" +
+	"\x06ran_at\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x05ranAt\"\xde\x01\n" +
 	"\x06Counts\x12\x14\n" +
 	"\x05total\x18\x01 \x01(\rR\x05total\x12\x18\n" +
 	"\acreated\x18\x02 \x01(\rR\acreated\x12\x1e\n" +
@@ -1592,23 +1603,24 @@ var file_syncstatus_syncstatus_proto_depIdxs = []int32{
 	17, // 11: syncstatus.Times.sent_at:type_name -> google.protobuf.Timestamp
 	17, // 12: syncstatus.Times.applied_at:type_name -> google.protobuf.Timestamp
 	17, // 13: syncstatus.Times.ready_at:type_name -> google.protobuf.Timestamp
-	9,  // 14: syncstatus.ObjectStatus.id:type_name -> syncstatus.ObjectID
-	1,  // 15: syncstatus.ObjectStatus.action:type_name -> syncstatus.Action
-	2,  // 16: syncstatus.ObjectStatus.health:type_name -> syncstatus.Health
-	11, // 17: syncstatus.ObjectStatus.contest:type_name -> syncstatus.Contest
-	12, // 18: syncstatus.Contest.contenders:type_name -> syncstatus.Contender
-	17, // 19: syncstatus.Contest.since:type_name -> google.protobuf.Timestamp
-	9,  // 20: syncstatus.Difference.id:type_name -> syncstatus.ObjectID
-	1,  // 21: syncstatus.Difference.action:type_name -> syncstatus.Action
-	14, // 22: syncstatus.Difference.fields:type_name -> syncstatus.FieldDifference
-	8,  // 23: syncstatus.ConfigurationStatus.error:type_name -> syncstatus.FileError
-	3,  // 24: syncstatus.Update.status:type_name -> syncstatus.ProjectStatus
-	15, // 25: syncstatus.Update.configuration:type_name -> syncstatus.ConfigurationStatus
-	26, // [26:26] is the sub-list for method output_type
-	26, // [26:26] is the sub-list for method input_type
-	26, // [26:26] is the sub-list for extension type_name
-	26, // [26:26] is the sub-list for extension extendee
-	0,  // [0:26] is the sub-list for field type_name
+	17, // 14: syncstatus.Times.ran_at:type_name -> google.protobuf.Timestamp
+	9,  // 15: syncstatus.ObjectStatus.id:type_name -> syncstatus.ObjectID
+	1,  // 16: syncstatus.ObjectStatus.action:type_name -> syncstatus.Action
+	2,  // 17: syncstatus.ObjectStatus.health:type_name -> syncstatus.Health
+	11, // 18: syncstatus.ObjectStatus.contest:type_name -> syncstatus.Contest
+	12, // 19: syncstatus.Contest.contenders:type_name -> syncstatus.Contender
+	17, // 20: syncstatus.Contest.since:type_name -> google.protobuf.Timestamp
+	9,  // 21: syncstatus.Difference.id:type_name -> syncstatus.ObjectID
+	1,  // 22: syncstatus.Difference.action:type_name -> syncstatus.Action
+	14, // 23: syncstatus.Difference.fields:type_name -> syncstatus.FieldDifference
+	8,  // 24: syncstatus.ConfigurationStatus.error:type_name -> syncstatus.FileError
+	3,  // 25: syncstatus.Update.status:type_name -> syncstatus.ProjectStatus
+	15, // 26: syncstatus.Update.configuration:type_name -> syncstatus.ConfigurationStatus
+	27, // [27:27] is the sub-list for method output_type
+	27, // [27:27] is the sub-list for method input_type
+	27, // [27:27] is the sub-list for extension type_name
+	27, // [27:27] is the sub-list for extension extendee
+	0,  // [0:27] is the sub-list for field type_name
 }
 
 func init() { file_syncstatus_syncstatus_proto_init() }

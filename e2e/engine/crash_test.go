@@ -1,10 +1,14 @@
 package engine_test
 
 import (
+	"context"
 	"fmt"
+	"os"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	corev1 "k8s.io/api/core/v1"
@@ -22,8 +26,8 @@ import (
 type crashScene struct {
 	*agent
 	t *testing.T
-	// group of the custom resource.
-	group string
+	// group of the custom resource that comes, and of the one that leaves.
+	group, relics string
 	// versions of the objects that nobody may touch.
 	versions map[string]string
 	next     gitops.Desired
@@ -43,8 +47,14 @@ func newCrashScene(t *testing.T, parallel int) *crashScene {
 		Data: map[string]string{"unreadable": strings.Repeat("x", 64<<10-700)},
 	}, metav1.CreateOptions{})
 	require.NoError(t, err)
+	relics, relicGroup := crd(s.agent, "Relic")
+	s.relics = relicGroup
 	s.sync(
 		configMap("stays", "1"), configMap("changes", "1"), configMap("leaves", "1"),
+		annotated(configMap("held", "1"), "held", "note: held by a finalizer"),
+		"apiVersion: v1\nkind: Namespace\nmetadata:\n  name: "+s.old()+"\n",
+		strings.Replace(configMap("within", "1"), "name: within", "name: within\n  namespace: "+s.old(), 1),
+		relics, fmt.Sprintf("apiVersion: %s/v1\nkind: Relic\nmetadata:\n  name: r\nspec:\n  size: 3\n", relicGroup),
 		annotated(configMap("detached", "1"), "detached", "cli-utils.sigs.k8s.io/on-remove: keep"),
 		configMap("moved", "1"), deployment("old", 1))
 	testkit.Eventually(t, func() error {
@@ -57,6 +67,9 @@ func newCrashScene(t *testing.T, parallel int) *crashScene {
 	maps := s.client.CoreV1().ConfigMaps(s.namespace)
 	_, err = maps.Create(t.Context(), &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "theirs"}}, metav1.CreateOptions{})
 	require.NoError(t, err)
+	_, err = maps.Patch(t.Context(), "held", types.MergePatchType, []byte(`{"metadata":{"finalizers":["example.com/hold"]}}`), metav1.PatchOptions{})
+	require.NoError(t, err)
+	s.letGo()
 	_, err = maps.Patch(t.Context(), "moved", types.MergePatchType,
 		fmt.Appendf(nil, `{"metadata":{"annotations":{%q:"9-9"}}}`, gitops.OwnerAnnotation), metav1.PatchOptions{})
 	require.NoError(t, err)
@@ -75,6 +88,42 @@ func newCrashScene(t *testing.T, parallel int) *crashScene {
 
 // other is the namespace that comes with the second commit.
 func (s *crashScene) other() string { return s.namespace + "-b" }
+
+// old is the namespace that leaves with it.
+func (s *crashScene) old() string { return s.namespace + "-a" }
+
+// heldFor is how long the finalizer holds an object that is being deleted: longer than
+// a process takes from there to its end, so that what it records meanwhile is seen.
+const heldFor = 2 * time.Second
+
+// letGo takes the finalizer away a while after the deletion has begun.
+func (s *crashScene) letGo() {
+	maps := s.client.CoreV1().ConfigMaps(s.namespace)
+	changes, err := maps.Watch(s.t.Context(), metav1.ListOptions{FieldSelector: "metadata.name=held"})
+	require.NoError(s.t, err)
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for e := range changes.ResultChan() {
+			cm, ok := e.Object.(*corev1.ConfigMap)
+			if !ok || cm.DeletionTimestamp == nil {
+				continue
+			}
+			select {
+			case <-time.After(heldFor):
+			case <-s.t.Context().Done():
+			}
+			_, err := maps.Patch(context.WithoutCancel(s.t.Context()), "held", types.MergePatchType, []byte(`{"metadata":{"finalizers":null}}`), metav1.PatchOptions{})
+			if err != nil && !apierrors.IsNotFound(err) {
+				s.t.Errorf("let go: %v", err)
+			}
+			return
+		}
+	})
+	s.t.Cleanup(func() {
+		changes.Stop()
+		wg.Wait()
+	})
+}
 
 func deployment(name string, replicas int) string {
 	return fmt.Sprintf(`apiVersion: apps/v1
@@ -114,6 +163,7 @@ func (s *crashScene) ours() []string {
 			Group: "apiextensions.k8s.io", Version: "v1", Resource: "customresourcedefinitions",
 		},
 		{Group: s.group, Kind: "Widget"}: {Group: s.group, Version: "v1", Resource: "widgets"},
+		{Group: s.relics, Kind: "Relic"}: {Group: s.relics, Version: "v1", Resource: "relics"},
 	} {
 		list, err := s.dynamic.Resource(resource).List(s.t.Context(), metav1.ListOptions{})
 		if apierrors.IsNotFound(err) {
@@ -194,34 +244,56 @@ func (s *crashScene) recover() {
 	s.checkConverged()
 }
 
-// TestCrash_AtEveryWrite kills the process at every write of a sync: one request
-// after the other with the kill before the answer is seen, which is also a kill before
-// the next request, and many at a time with the kill before the request is sent.
+// deaths is how many processes are started for one to die. How often the inventory is
+// written depends on who is faster, so that the last write of one is not there in
+// another.
+const deaths = 3
+
+// allEnv, when set, has all modes die at every write.
+const allEnv = "ENGINE_TEST_CRASH_ALL"
+
+// TestCrash_AtEveryWrite kills the process at every write of a sync, before the request
+// is sent and before its answer is seen.
 func TestCrash_AtEveryWrite(t *testing.T) {
 	for _, row := range []struct {
 		name     string
 		parallel int
 		sent     bool
+		// every so many writes; all, if allEnv is set.
+		every int64
 	}{
-		{"one request at a time, the answer is lost", 1, true},
-		{"many at a time, the request is not sent", gitops.DefaultParallel, false},
+		{"one request at a time, the answer is lost", 1, true, 1},
+		// The same as that, one write earlier, where nothing else is in flight.
+		{"one request at a time, the request is not sent", 1, false, 5},
+		{"many at a time, the answer is lost", gitops.DefaultParallel, true, 2},
+		{"many at a time, the request is not sent", gitops.DefaultParallel, false, 1},
 	} {
 		t.Run(row.name, func(t *testing.T) {
+			t.Parallel()
 			s := newCrashScene(t, row.parallel)
 			writes, killed := s.spawn(t, s.next, 0, false)
 			require.False(t, killed)
 			s.checkConverged()
-			require.Greater(t, writes, int64(15), "a sync of that many objects")
+			require.Greater(t, writes, int64(20), "a sync of that many objects")
 			t.Logf("%d writes", writes)
-			for n := int64(1); n <= writes; n++ {
+			every := row.every
+			if os.Getenv(allEnv) != "" {
+				every = 1
+			}
+			for n := 1 + (writes-1)%every; n <= writes; n += every {
 				t.Run(fmt.Sprintf("write %d", n), func(t *testing.T) {
 					t.Parallel()
-					s := newCrashScene(t, row.parallel)
-					_, killed := s.spawn(t, s.next, n, row.sent)
-					// How often the inventory is written depends on who is faster.
-					require.True(t, killed || n >= writes-3, "the process was to die")
-					s.checkCrashed()
-					s.recover()
+					for try := 1; ; try++ {
+						s := newCrashScene(t, row.parallel)
+						sent, killed := s.spawn(t, s.next, n, row.sent)
+						s.checkCrashed()
+						s.recover()
+						if killed {
+							return
+						}
+						require.Less(t, sent, n, "the process was to die")
+						require.Less(t, try, deaths, "the process was to die, and never sent that many writes")
+					}
 				})
 			}
 		})

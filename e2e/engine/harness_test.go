@@ -59,7 +59,7 @@ func newAgent(t *testing.T) *agent {
 		t: t, namespace: ns.Name, client: client, dynamic: dyn,
 		project: gitops.Project{
 			Key: "1-" + strings.TrimPrefix(ns.Name, "engine-"), DefaultNamespace: ns.Name, Prune: true,
-			Propagation: "Background",
+			Propagation: "Background", Agent: "1", Name: "group/app",
 		},
 	}
 	a.start(server)

@@ -2,8 +2,10 @@ package engine_test
 
 import (
 	"context"
+	"flag"
 	"fmt"
 	"os"
+	"strconv"
 	"testing"
 
 	"go.uber.org/goleak"
@@ -18,12 +20,20 @@ var (
 	server *rest.Config
 )
 
+// sideBySide is how many parallel tests run at a time, unless -parallel says otherwise.
+const sideBySide = 16
+
 func TestMain(m *testing.M) {
 	if spec := os.Getenv(childEnv); spec != "" {
 		os.Exit(child(spec))
 	}
-	if spec := os.Getenv(memoryEnv); spec != "" {
-		os.Exit(hold(spec))
+	flag.Parse()
+	if parallel := flag.Lookup("test.parallel"); parallel.Value.String() == parallel.DefValue {
+		// Those that run side by side mostly wait for the control plane.
+		if err := flag.Set(parallel.Name, strconv.Itoa(sideBySide)); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
 	}
 	code, err := run(m)
 	if err != nil {

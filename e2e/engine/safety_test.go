@@ -115,7 +115,7 @@ func TestSafety_NamespaceIsNotDeletedWithWhatOthersPutThere(t *testing.T) {
 	require.Equal(t, gitops.ActionSkipped, l.get("Namespace/"+team).Action)
 	require.Contains(t, l.get("Namespace/"+team).Message,
 		fmt.Sprintf("ConfigMap %[1]s/f1, ConfigMap %[1]s/f2, ConfigMap %[1]s/f3 and 1 more", team))
-	require.Contains(t, result.HeldBack, "kasctl approve AGENT PROJECT 2")
+	require.Contains(t, result.HeldBack, "kasctl approve 1 group/app 2")
 	ns, err := a.client.CoreV1().Namespaces().Get(t.Context(), team, metav1.GetOptions{})
 	require.NoError(t, err)
 	require.Nil(t, ns.DeletionTimestamp)
@@ -402,8 +402,8 @@ func TestSafety_LiveAnnotationsDecideWhatStays(t *testing.T) {
 		marked, _ := a.cluster.Live(desired(t, in(a.namespace, configMap("marked", "1"), "marked")).Set.Objects[0].ID)
 		unmarked, _ := a.cluster.Live(desired(t, in(a.namespace, configMap("unmarked", "1"), "unmarked")).Set.Objects[0].ID)
 		if marked.Object == nil || unmarked.Object == nil ||
-			marked.Object.GetAnnotations()["client.lifecycle.config.k8s.io/deletion"] == "" ||
-			unmarked.Object.GetAnnotations()["cli-utils.sigs.k8s.io/on-remove"] != "" {
+			marked.Object.Unstructured().GetAnnotations()["client.lifecycle.config.k8s.io/deletion"] == "" ||
+			unmarked.Object.Unstructured().GetAnnotations()["cli-utils.sigs.k8s.io/on-remove"] != "" {
 			return errNotSo
 		}
 		return nil
@@ -414,18 +414,6 @@ func TestSafety_LiveAnnotationsDecideWhatStays(t *testing.T) {
 	require.Equal(t, map[string]string{"key": "1"}, a.data("marked"))
 	_, err := a.client.CoreV1().ConfigMaps(a.namespace).Get(t.Context(), "unmarked", metav1.GetOptions{})
 	require.True(t, apierrors.IsNotFound(err))
-}
-
-func TestSafety_LocalConfigNeverReachesTheCluster(t *testing.T) {
-	a := newAgent(t)
-	local := `config.kubernetes.io/local-config: "true"`
-	result, l := a.at("1", "apiVersion: kpt.dev/v1\nkind: Kptfile\nmetadata:\n  name: pkg\n  annotations:\n    "+local+"\n",
-		configMap("was", "1"), configMap("rest", "1"))
-	require.Zero(t, result.Failed)
-	require.NotContains(t, l.newest, "Kptfile/pkg")
-	_, l = a.at("2", annotated(configMap("was", "1"), "was", local), configMap("rest", "1"))
-	require.Equal(t, gitops.ActionPruned, l.get("ConfigMap/was").Action)
-	require.Len(t, a.inventory(), 1)
 }
 
 func TestSafety_InstancesOfADefinitionThatIsGoneAreForgotten(t *testing.T) {

@@ -102,3 +102,26 @@ func TestRender_AKustomizationNobodyAskedForSaysHow(t *testing.T) {
 		}
 	}
 }
+
+// A template that would take all memory ends its own rendering, and nothing else.
+func TestRender_AChartThatAsksForAllMemoryHarmsNobody(t *testing.T) {
+	t.Parallel()
+	f := env.New(t, renderedPaths)
+	renderedProject(f)
+	f.WaitSynced(f.Manifests.Push("An overlay and a chart"))
+	restarts := f.Stack.Kas.PID()
+
+	f.Manifests.Write("charts/web/templates/web.yaml", "{{ range until 1000000000 }}{{ end }}\n")
+	f.Manifests.Write("plain/plain.yaml", harness.ConfigMap("plain", "2"))
+	commit := f.Manifests.Push("Ask for 8 GB")
+	f.WaitConfigMap("plain", "2")
+	status := f.WaitStatus(harness.Is(syncstatus.State_STATE_PARTIAL, commit))
+	if errs := status.GetErrors(); len(errs) != 1 || errs[0].GetPath() != "charts/web/Chart.yaml" || !strings.Contains(errs[0].GetMessage(), "rendering takes more memory than the limit of 1024 MiB") {
+		t.Errorf("the errors are %v", errs)
+	}
+	f.ConfigMap("front")
+	f.ConfigMap("production-config")
+	if f.Stack.Kas.PID() != restarts {
+		t.Error("kas was started anew")
+	}
+}

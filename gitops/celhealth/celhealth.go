@@ -138,6 +138,12 @@ func compile(env *cel.Env, expression string) (cel.Program, error) {
 	return program, nil
 }
 
+// Covers implements gitops.HealthRules.
+func (r *Rules) Covers(kind schema.GroupKind) bool {
+	_, ok := r.checks[kind]
+	return ok
+}
+
 // Judge implements gitops.HealthRules.
 func (r *Rules) Judge(u *unstructured.Unstructured) (gitops.Health, string, bool) {
 	c, ok := r.checks[u.GroupVersionKind().GroupKind()]

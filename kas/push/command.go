@@ -27,6 +27,9 @@ const (
 // errGone answers those who wait for an agent whose stream has ended.
 var errGone = status.Error(codes.Unavailable, "the connection to the agent was lost before it answered: try again")
 
+// errSenseless is for an agent that answers something else than it was asked.
+var errSenseless = status.Error(codes.Internal, "the agent's answer makes no sense: look at its log and its version")
+
 // streamKey is what callers name a stream by.
 type streamKey struct {
 	agentID   int64
@@ -190,6 +193,9 @@ func (s *Server) command(ctx context.Context, key streamKey, command *agentrpc.C
 	if err != nil {
 		return err
 	}
+	if err := st.wish.capable(agentrpc.Capability_CAPABILITY_COMMANDS, "take commands"); err != nil {
+		return err
+	}
 	command = proto.CloneOf(command)
 	command.Id = id
 	if command.GetSyncNow() != nil {
@@ -206,7 +212,11 @@ func (s *Server) command(ctx context.Context, key streamKey, command *agentrpc.C
 	defer done()
 	select {
 	case answer := <-answers:
-		if text := answer.GetCommandResult().GetError(); text != "" {
+		result := answer.GetCommandResult()
+		if result == nil {
+			return errSenseless
+		}
+		if text := result.GetError(); text != "" {
 			return status.Error(codes.FailedPrecondition, clip(text))
 		}
 		return nil

@@ -20,9 +20,17 @@ import (
 const (
 	// compareTime bounds a comparison whose caller sets no deadline.
 	compareTime = 5 * time.Minute
+	// maxComparisons is how many are under way at once, for all agents: each may hold a
+	// set of its own and compareRoom parts of an answer.
+	maxComparisons = 8
+	// maxWaiting is how many comparisons wait for their turn.
+	maxWaiting = 64
+	// maxComparison is the largest part of an answer, in bytes: what agentrpc says, and
+	// some room for one large object.
+	maxComparison = 2 << 20
 	// compareRoom is how many parts of an answer wait for a caller who reads slowly:
 	// reports of the same stream must not wait for it.
-	compareRoom = 64
+	compareRoom = 32
 )
 
 // Compare tells what a ref or commit of a project's repository would do to the agent's
@@ -42,15 +50,24 @@ func (s *Server) compare(ctx context.Context, key streamKey, ref *agentcfg.GitRe
 	if err != nil {
 		return err
 	}
-	// One at a time: the agent asks the API server about every object.
-	select {
-	case st.comparing <- struct{}{}:
-		defer func() { <-st.comparing }()
-	case <-st.gone:
-		return errGone
-	case <-ctx.Done():
-		return status.Error(codes.DeadlineExceeded, "another comparison of this project is still under way: try again later")
+	if err := st.wish.capable(agentrpc.Capability_CAPABILITY_COMPARISONS, "compare a commit with the cluster"); err != nil {
+		return err
 	}
+	leave, err := s.comparisons.wait()
+	if err != nil {
+		return err
+	}
+	defer leave()
+	// One at a time: the agent asks the API server about every object.
+	if err := st.turn(ctx, st.comparing, "another comparison of this project is still under way: try again later"); err != nil {
+		return err
+	}
+	defer func() { <-st.comparing }()
+	if err := st.turn(ctx, s.comparisons.slots, "too many other comparisons are under way: try again later"); err != nil {
+		return err
+	}
+	defer func() { <-s.comparisons.slots }()
+	send = inTime(ctx, send)
 	b, err := s.setOf(ctx, st, ref)
 	if err != nil {
 		return err
@@ -69,6 +86,9 @@ func (s *Server) compare(ctx context.Context, key streamKey, ref *agentcfg.GitRe
 			if !ok {
 				return status.Error(codes.ResourceExhausted, "the comparison was read too slowly")
 			}
+			if answer.GetComparison() == nil {
+				return errSenseless
+			}
 			if more, err = handOn(answer.GetComparison(), send); err != nil {
 				return err
 			}
@@ -79,6 +99,52 @@ func (s *Server) compare(ctx context.Context, key streamKey, ref *agentcfg.GitRe
 		}
 	}
 	return nil
+}
+
+// room bounds how many do something at once, and how many wait for it.
+type room struct {
+	slots, waiting chan struct{}
+}
+
+func newRoom(slots, waiting int) room {
+	return room{slots: make(chan struct{}, slots), waiting: make(chan struct{}, slots+waiting)}
+}
+
+// wait takes a place in the queue, which the result leaves.
+func (r room) wait() (leave func(), err error) {
+	select {
+	case r.waiting <- struct{}{}:
+		return func() { <-r.waiting }, nil
+	default:
+		return nil, status.Error(codes.ResourceExhausted, "too many comparisons are waiting already: try again later")
+	}
+}
+
+// turn puts a token into slots once there is room.
+func (s *stream) turn(ctx context.Context, slots chan<- struct{}, late string) error {
+	select {
+	case slots <- struct{}{}:
+		return nil
+	case <-s.gone:
+		return errGone
+	case <-ctx.Done():
+		return status.Error(codes.DeadlineExceeded, late)
+	}
+}
+
+// inTime is send, but returns when ctx ends: a caller who does not read would keep it for
+// ever. gRPC ends the call that is left behind when the RPC has returned.
+func inTime(ctx context.Context, send func(*railsrpc.DiffResponse) error) func(*railsrpc.DiffResponse) error {
+	return func(response *railsrpc.DiffResponse) error {
+		sent := make(chan error, 1)
+		go func() { sent <- send(response) }()
+		select {
+		case err := <-sent:
+			return err
+		case <-ctx.Done():
+			return status.Error(codes.DeadlineExceeded, "the comparison was read too slowly")
+		}
+	}
 }
 
 // handOn hands a part of an answer to the caller, and tells whether there is more.

@@ -113,9 +113,12 @@ func (h *harness) dial(token string) *agent {
 func (h *harness) connect(id int) *agent {
 	h.t.Helper()
 	a := h.dial(fmt.Sprint("agent-", id))
-	a.hello(&agentrpc.Hello{Project: &agentcfg.ManifestProject{Id: projectPath}})
+	a.hello(&agentrpc.Hello{Project: &agentcfg.ManifestProject{Id: projectPath}, Capabilities: capabilities})
 	return a
 }
+
+// capabilities of today's agentk.
+var capabilities = []agentrpc.Capability{agentrpc.Capability_CAPABILITY_COMMANDS, agentrpc.Capability_CAPABILITY_COMPARISONS}
 
 func (a *agent) hello(hello *agentrpc.Hello) {
 	a.t.Helper()

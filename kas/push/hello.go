@@ -1,8 +1,10 @@
 package push
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
+	"slices"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -33,6 +35,20 @@ type wish struct {
 	// commitID of the set that the agent holds, and its digests. Empty: none.
 	commitID string
 	held     map[manifests.Digest]struct{}
+	// capabilities of the agent, and its version.
+	capabilities []agentrpc.Capability
+	version      string
+}
+
+// maxVersion is the longest version of an agent that is shown, in bytes.
+const maxVersion = 64
+
+// capable returns an error, with a gRPC status, unless the agent is capable of what.
+func (w *wish) capable(of agentrpc.Capability, what string) error {
+	if slices.Contains(w.capabilities, of) {
+		return nil
+	}
+	return status.Errorf(codes.FailedPrecondition, "agentk %.*s is too old to %s: update it", maxVersion, cmp.Or(w.version, "(of an unknown version)"), what)
 }
 
 // readHello checks the first message of a stream.
@@ -48,6 +64,7 @@ func readHello(request *agentrpc.ConnectRequest, limits manifests.Limits) (*wish
 	if err != nil {
 		return nil, status.Errorf(codes.InvalidArgument, "Hello: %v", err)
 	}
+	w.capabilities, w.version = hello.GetCapabilities(), hello.GetVersion()
 	return w, nil
 }
 

@@ -39,6 +39,7 @@ func checkReport(r *agentrpc.Report) error {
 			o.Health = syncstatus.Health_HEALTH_UNSPECIFIED
 		}
 		o.Message = clip(o.GetMessage())
+		checkContest(o.GetContest())
 	}
 	for i, id := range r.GetRemoved() {
 		if err := checkID(id); err != nil {
@@ -49,6 +50,27 @@ func checkReport(r *agentrpc.Report) error {
 		s.By = clip(s.GetBy())
 	}
 	return checkHeld(r.GetHeldPrune())
+}
+
+const (
+	// maxContenders is how many managers of one object are shown, and maxContended how
+	// many fields of each.
+	maxContenders = 20
+	maxContended  = 100
+)
+
+func checkContest(c *syncstatus.Contest) {
+	if c == nil {
+		return
+	}
+	c.Contenders = c.GetContenders()[:min(len(c.GetContenders()), maxContenders)]
+	for _, contender := range c.GetContenders() {
+		contender.Manager = clip(contender.GetManager())
+		contender.Fields = contender.GetFields()[:min(len(contender.GetFields()), maxContended)]
+		for i, field := range contender.GetFields() {
+			contender.Fields[i] = clip(field)
+		}
+	}
 }
 
 func checkHeld(h *syncstatus.HeldPrune) error {

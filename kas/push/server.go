@@ -3,6 +3,7 @@ package push
 import (
 	"cmp"
 	"context"
+	"os/exec"
 	"sync"
 	"time"
 
@@ -31,6 +32,9 @@ type Config struct {
 	// RenderTimeout is how long one kustomization or chart may take to render. Zero:
 	// DefaultRenderTimeout.
 	RenderTimeout time.Duration
+	// RenderCommand starts a process that renders: see render.Config. Nil: rendering is
+	// done in this process.
+	RenderCommand func(context.Context) *exec.Cmd
 	// Clock. Nil: the real one.
 	Clock clock.WithTicker
 }
@@ -40,6 +44,8 @@ const (
 	DefaultRenderTimeout = 30 * time.Second
 	// parallelRenders keeps rendering from taking the whole machine.
 	parallelRenders = 4
+	// renderMemory of one rendering, in bytes.
+	renderMemory = 1 << 30
 )
 
 // DefaultConfig is GitLab's where GitLab has it.
@@ -72,6 +78,8 @@ type Server struct {
 	feeds   *feeds
 	metrics *metrics
 	book    book
+	// comparisons bounds those of all streams together.
+	comparisons room
 
 	mu       sync.Mutex
 	draining chan struct{}
@@ -97,6 +105,8 @@ func NewServer(config Config, with Collaborators) *Server {
 		log:      with.Log,
 		metrics:  m,
 		draining: make(chan struct{}),
+
+		comparisons: newRoom(maxComparisons, maxWaiting),
 		feeds: &feeds{
 			source:  with.Source,
 			period:  config.PollPeriod,
@@ -106,6 +116,7 @@ func NewServer(config Config, with Collaborators) *Server {
 			log:     with.Log,
 			renderer: render.New(render.Config{
 				Limits: config.Limits, Timeout: cmp.Or(config.RenderTimeout, DefaultRenderTimeout), Parallel: parallelRenders,
+				Command: config.RenderCommand, Memory: renderMemory,
 			}),
 			open: make(map[feedKey]*feed),
 		},

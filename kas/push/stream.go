@@ -13,6 +13,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/kas-agentk/kas/api/agentrpc"
@@ -157,6 +158,9 @@ func (s *stream) take(request *agentrpc.ConnectRequest) error {
 	case *agentrpc.ConnectRequest_CommandResult:
 		s.answered(m.CommandResult.GetId(), request)
 	case *agentrpc.ConnectRequest_Comparison:
+		if n := proto.Size(m.Comparison); n > maxComparison {
+			return status.Errorf(codes.InvalidArgument, "Comparison has %d bytes, more than the limit of %d", n, maxComparison)
+		}
 		s.answered(m.Comparison.GetId(), request)
 	}
 	return nil

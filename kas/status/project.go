@@ -99,6 +99,7 @@ func (p *project) take(report *agentrpc.Report) bool {
 		Message:         report.GetMessage(),
 		AppliedAt:       report.GetAppliedAt(),
 		ReadyAt:         report.GetReadyAt(),
+		RanAt:           report.GetRanAt(),
 		Suspension:      report.GetSuspension(),
 		HeldPrune:       report.GetHeldPrune(),
 	}

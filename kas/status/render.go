@@ -30,6 +30,7 @@ type reported struct {
 	commit, applied, message string
 	state                    syncstatus.State
 	appliedAt, readyAt       *timestamppb.Timestamp
+	ranAt                    *timestamppb.Timestamp
 	suspension               *syncstatus.Suspension
 	heldPrune                *syncstatus.HeldPrune
 }
@@ -76,6 +77,7 @@ func render(s snapshot, withObjects bool) *syncstatus.ProjectStatus {
 		Suspension: s.report.suspension,
 		HeldPrune:  s.report.heldPrune,
 	}
+	out.Times.RanAt = s.report.ranAt
 	out.State, out.Message = State(facts)
 	if s.report.commit == source.GetWantedCommit() {
 		out.Times.AppliedAt, out.Times.ReadyAt = s.report.appliedAt, s.report.readyAt

@@ -222,7 +222,7 @@ func snap(a *agent, p *project) snapshot {
 	if r := p.report; r != nil {
 		out.report = reported{
 			commit: r.GetCommitId(), applied: r.GetAppliedCommitId(), message: r.GetMessage(),
-			state: r.GetState(), appliedAt: r.GetAppliedAt(), readyAt: r.GetReadyAt(),
+			state: r.GetState(), appliedAt: r.GetAppliedAt(), readyAt: r.GetReadyAt(), ranAt: r.GetRanAt(),
 			suspension: r.GetSuspension(), heldPrune: r.GetHeldPrune(),
 		}
 	}

@@ -385,3 +385,22 @@ func TestStore_WatchOfOneProjectThatIsNotThereYet(t *testing.T) {
 		t.Errorf("got %v", p)
 	}
 }
+
+// Who asked for a sync of what is synced already tells by it that it was done.
+func TestStore_TellsWhenTheSetRanAlsoWhereNothingElseChanged(t *testing.T) {
+	store, _ := newStore(t, nil)
+	syncTo(store, "c1", "a")
+	for _, moment := range []time.Time{epoch.Add(time.Minute), epoch.Add(time.Hour)} {
+		again := reportOf("c1", healthy("a")...)
+		again.RanAt = timestamppb.New(moment)
+		store.Report(seven, staging, again)
+		got, _ := store.Get(7, staging)
+		if at := got.GetTimes().GetRanAt().AsTime(); !at.Equal(moment) {
+			t.Errorf("it ran at %s, want %s", at, moment)
+		}
+	}
+	store.Source(seven, staging, sourceOf("c2"))
+	if got, _ := store.Get(7, staging); got.GetTimes().GetRanAt() == nil || got.GetTimes().GetAppliedAt() != nil {
+		t.Errorf("the times are %v", got.GetTimes())
+	}
+}

@@ -16,9 +16,12 @@
 //   - A rendering that fails is a mistake and gives no object; Render's own error means
 //     only that files could not be loaded, or that ctx has ended.
 //   - The libraries' panics are mistakes. How many files and bytes go in and come out is
-//     bounded, and so is how long anybody waits. Not bounded is what a chart's templates
-//     make the library do or hold meanwhile: a rendering that is given up goes on in its
-//     goroutine until it ends by itself, and counts among those that may run at once.
+//     bounded, and so is how long anybody waits. What a chart's templates make the library
+//     do or hold meanwhile is bounded with Config.Command alone: then each rendering has a
+//     process of its own, with little memory and nothing of its parent's environment,
+//     which is killed when it is given up, and which ends itself when its parent is gone.
+//     Without, a rendering that is given up goes on in its goroutine until it ends by
+//     itself, and counts among those that may run at once.
 //   - Equal files give equal objects, but for templates that ask for random values or
 //     the time.
 package render

@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -41,6 +42,9 @@ func (r repository) load(_ context.Context, paths []string, maxSize int64, yield
 
 func renderer(change ...func(*Config)) *Renderer {
 	config := Config{Limits: manifests.DefaultLimits(), Timeout: time.Minute, Parallel: 2}
+	if os.Getenv(apartEnv) != "" {
+		config.Command, config.Memory = apart, 4*memory
+	}
 	for _, c := range change {
 		c(&config)
 	}

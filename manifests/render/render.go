@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os/exec"
 	"path"
 	"time"
 
@@ -21,6 +22,11 @@ type Config struct {
 	Timeout time.Duration
 	// Parallel is how many renderings run at once; others wait.
 	Parallel int
+	// Command starts a process that calls Serve, and renders there: what it takes is
+	// bounded, and it ends with the context. Nil: rendering is done in this process.
+	Command func(context.Context) *exec.Cmd
+	// Memory of such a process, in bytes, beside what it needs to start.
+	Memory int64
 	// Clock. Nil: the real one.
 	Clock clock.Clock
 }
@@ -86,7 +92,7 @@ func (r *Renderer) Render(ctx context.Context, e Entry, tree *Tree, load Load) (
 		err    error
 	}
 	done := make(chan outcome, 1)
-	go func() { // it ends by itself: see the package comment
+	go func() { // in this process it ends by itself: see the package comment
 		defer func() { <-r.slots }()
 		result, err := r.render(ctx, e, tree, load)
 		done <- outcome{result, err}
@@ -101,7 +107,15 @@ func (r *Renderer) Render(ctx context.Context, e Entry, tree *Tree, load Load) (
 	}
 }
 
-func (r *Renderer) render(ctx context.Context, e Entry, tree *Tree, load Load) (result Result, err error) {
+func (r *Renderer) render(ctx context.Context, e Entry, tree *Tree, load Load) (Result, error) {
+	if r.config.Command != nil {
+		return r.renderApart(ctx, e, tree, load)
+	}
+	return r.renderHere(ctx, e, tree, load)
+}
+
+// renderHere renders in this process.
+func (r *Renderer) renderHere(ctx context.Context, e Entry, tree *Tree, load Load) (result Result, err error) {
 	b := &bench{
 		tree: tree, limits: r.config.Limits, seen: map[string]string{}, data: map[string][]byte{}, sizes: map[string]int64{},
 		guards: map[string]*guard{},
