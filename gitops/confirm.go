@@ -28,7 +28,7 @@ func (r *run) confirm(ctx context.Context, unseen []inventory.ID) (exists map[in
 			switch {
 			case errors.Is(err, ErrUnavailable):
 				return fmt.Errorf("ask whether %s is gone: %w", describe(id), err)
-			case errors.Is(err, ErrNotFound):
+			case errors.Is(err, ErrNotFound), errors.Is(err, ErrNoNamespace): // or it is the namespace itself
 			case err != nil:
 				found[i] = true
 			default:

@@ -334,13 +334,21 @@ func TestRun_ObjectInAVersionThatIsNotServedIsNotPruned(t *testing.T) {
 
 func TestRun_ObjectThatIsNotSeenIsNotForgottenBeforeTheAPIServerSaysSo(t *testing.T) {
 	w := newWorld()
-	run(t, w.process(), project(), set(t, cm("late", "1"), cm("gone", "1"), cm("rest", "1")))
+	home := `{apiVersion: v1, kind: Namespace, metadata: {name: home}}`
+	run(t, w.process(), project(), set(t, cm("late", "1"), cm("gone", "1"), cm("rest", "1"), home))
 	f := w.process()
+	f.fault = func(call string) error {
+		if call == "after read home" || call == "before read home" {
+			return &gitops.KindError{Kind: gitops.ErrNoNamespace, Err: gitops.ErrNoNamespace} // as the API server says of a namespace
+		}
+		return nil
+	}
 	f.hidden = map[inventory.ID]gitops.Live{cmID("late"): w.objects[cmID("late")]}
 	w.remove(cmID("late"))
 	w.remove(cmID("gone"))
+	w.remove(inventory.ID{GroupKind: schema.GroupKind{Kind: "Namespace"}, Name: "home"})
 	result, o := run(t, f, project(), set(t, cm("rest", "1")))
-	require.Equal(t, []string{"gone"}, o.removed)
+	require.ElementsMatch(t, []string{"gone", "home"}, o.removed)
 	require.Equal(t, map[string]bool{"late": true, "rest": true}, w.recorded(t))
 	require.Equal(t, 1, result.Waiting, "another run is worth while")
 

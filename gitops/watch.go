@@ -98,7 +98,6 @@ func Watch(ctx context.Context, c Cluster, p Project, r Result, o Observer, cfg 
 	for i := range w.objects {
 		w.dirtyOne(i)
 	}
-	w.poke() // also where there is no object
 	w.tellContested()
 	stopAwaiting := w.awaitKinds(ctx, r.unserved)
 	defer stopAwaiting()
@@ -229,6 +228,12 @@ func (w *watcher) take() []int {
 	return dirty
 }
 
+func (w *watcher) lookAtDirty() {
+	for _, i := range w.take() {
+		w.look(&w.objects[i], i)
+	}
+}
+
 func (w *watcher) loop(ctx context.Context) error {
 	reconcile, stopReconcile := timer(w.clock, w.project.ReconcileTimeout)
 	defer stopReconcile()
@@ -239,6 +244,11 @@ func (w *watcher) loop(ctx context.Context) error {
 	defer func() { stopGather() }()
 	w.again = w.clock.NewTimer(healingTick)
 	defer w.again.Stop()
+	// Nothing is told before everything has been looked at.
+	w.lookAtDirty()
+	w.dispatch(ctx)
+	w.sum()
+	w.poke() // to act on what was found
 	for {
 		var err error
 		record := false
@@ -252,9 +262,7 @@ func (w *watcher) loop(ctx context.Context) error {
 		case <-w.served:
 			w.retry = true
 		case <-w.wake:
-			for _, i := range w.take() {
-				w.look(&w.objects[i], i)
-			}
+			w.lookAtDirty()
 		case got := <-w.healer.results:
 			err = w.settle(got)
 		case <-w.again.C():

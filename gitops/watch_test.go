@@ -10,6 +10,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/utils/clock"
 	testclock "k8s.io/utils/clock/testing"
 
 	"github.com/kas-agentk/kas/gitops"
@@ -200,5 +201,36 @@ func (p *prunedNames) Object(s gitops.ObjectStatus) {
 	p.observer.Object(s)
 	if s.Action == gitops.ActionPruned {
 		p.names <- s.ID.Name
+	}
+}
+
+// hasty is a clock whose timers fire at once, as they seem to where the machine is so
+// busy that the time has passed before anybody gets to look.
+type hasty struct{ *testclock.FakeClock }
+
+func (h hasty) NewTimer(d time.Duration) clock.Timer {
+	t := h.FakeClock.NewTimer(d)
+	h.Step(d)
+	return t
+}
+
+func TestWatch_IsNotReadyBeforeItHasLooked(t *testing.T) {
+	w := newWorld()
+	f := w.process()
+	result, o := run(t, f, project(), set(t, deployment, cm("a", "1")))
+	require.Equal(t, gitops.HealthInProgress, o.get("app").Health)
+	for range 50 { // whichever comes first
+		ctx, cancel := context.WithCancel(t.Context())
+		var first *gitops.Readiness
+		require.NoError(t, gitops.Watch(ctx, f, project(), result, o, gitops.WatchConfig{
+			Clock: hasty{testclock.NewFakeClock(time.Now())},
+			OnReadiness: func(r gitops.Readiness) {
+				if first == nil {
+					first = &r
+				}
+				cancel()
+			},
+		}))
+		require.False(t, first.Ready)
 	}
 }

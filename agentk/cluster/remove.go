@@ -51,6 +51,8 @@ func (c *Cluster) Remove(ctx context.Context, r gitops.Remove) error {
 			return nil // another object of that name
 		case now.Annotations[gitops.OwnerAnnotation] != r.Owner:
 			return fmt.Errorf("remove %s %s: %w", r.ID.GroupKind.Kind, r.ID.Name, gitops.ErrTakenOver)
+		case !r.Detach && now.DeletionTimestamp != nil:
+			return nil // which of a namespace cannot even be asked for again
 		case !r.Detach && gitops.MarkedToStay(func(key string) string { return now.Annotations[key] }):
 			return errMarkedToStay
 		}

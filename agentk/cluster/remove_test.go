@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -26,6 +27,8 @@ type oneConfigMap struct {
 	exists  bool
 	object  metav1.ObjectMeta
 	deletes []metav1.DeleteOptions
+	// always: deletions conflict, as those of a namespace that is being deleted do.
+	always bool
 	// before, unless nil, is called once before the next write.
 	before func()
 }
@@ -65,7 +68,7 @@ func (o *oneConfigMap) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case !o.exists:
 		refuse(w, http.StatusNotFound, metav1.StatusReasonNotFound)
 		return
-	case uid != "" && uid != string(o.object.UID), version != "" && version != o.object.ResourceVersion:
+	case o.always && r.Method == http.MethodDelete, uid != "" && uid != string(o.object.UID), version != "" && version != o.object.ResourceVersion:
 		refuse(w, http.StatusConflict, metav1.StatusReasonConflict)
 		return
 	}
@@ -130,6 +133,13 @@ func TestRemove_DeletesOnlyWhatWasSeenAndIsStillOurs(t *testing.T) {
 		{
 			name: "one that was marked to stay does", stays: true, owner: ownedBy, err: errMarkedToStay,
 			meanwhile: func(o *oneConfigMap) { o.object.Annotations["cli-utils.sigs.k8s.io/on-remove"] = "keep"; o.change() },
+		},
+		{
+			name: "one that is being deleted by now is no error", stays: true, owner: ownedBy,
+			meanwhile: func(o *oneConfigMap) {
+				o.object.DeletionTimestamp = &metav1.Time{Time: time.Now()}
+				o.always = true
+			},
 		},
 		{name: "one to be let go of loses the mark", detach: true, stays: true},
 		{

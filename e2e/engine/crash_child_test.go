@@ -112,9 +112,13 @@ func syncOnce(ctx context.Context, rc *rest.Config, d doomed) error {
 // record.
 func settle(ctx context.Context, c *cluster.Cluster, p gitops.Project, d gitops.Desired) error {
 	for settled := false; ; {
-		result, err := gitops.Run(ctx, c, p, d, newLog())
+		told := newLog()
+		result, err := gitops.Run(ctx, c, p, d, told)
 		if err != nil {
 			return fmt.Errorf("run: %w", err)
+		}
+		if err := told.failedPrune(); err != nil {
+			return err
 		}
 		if settled {
 			return nil // what was gone is off the inventory now
@@ -131,6 +135,21 @@ func settle(ctx context.Context, c *cluster.Cluster, p gitops.Project, d gitops.
 			return fmt.Errorf("watch: %w", errors.Join(err, ctx.Err()))
 		}
 	}
+}
+
+var errPrune = errors.New("not deleted")
+
+// failedPrune returns an error if something that left the set was not deleted, as far
+// as the run is concerned.
+func (l *log) failedPrune() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for name, s := range l.newest {
+		if s.Position.Path == "" && (s.Action == gitops.ActionFailed || s.Action == gitops.ActionSkipped) {
+			return fmt.Errorf("%w: %s: %s", errPrune, name, s.Message)
+		}
+	}
+	return nil
 }
 
 // spawn runs a child to its end. It returns how many writes it sent, and whether it

@@ -45,12 +45,13 @@ func TestKilled_InTheMiddleOfASync(t *testing.T) {
 			}
 
 			// Nothing was lost from the inventory: what leaves the repository goes.
-			for i := range objects {
+			// Half of it: of more, the prune guard would want to know whether it is meant.
+			for i := 0; i < objects; i += 2 {
 				f.Manifests.Git("rm", "--quiet", fmt.Sprintf("cm-%03d.yaml", i))
 			}
 			f.WaitSynced(f.Manifests.Push("Delete many"))
-			if n := len(f.ConfigMapVersions()); n != 1 {
-				t.Errorf("%d ConfigMaps are left, want 1", n)
+			if n := len(f.ConfigMapVersions()); n != objects/2+1 {
+				t.Errorf("%d ConfigMaps are left, want %d", n, objects/2+1)
 			}
 		})
 	}
