@@ -120,8 +120,15 @@ func (r room) wait() (leave func(), err error) {
 	}
 }
 
-// turn puts a token into slots once there is room.
+// turn puts a token into slots once there is room. Where there is room at once it is
+// taken even by a caller who is late already, so that late is said of nothing else than
+// of what was waited for.
 func (s *stream) turn(ctx context.Context, slots chan<- struct{}, late string) error {
+	select {
+	case slots <- struct{}{}:
+		return nil
+	default:
+	}
 	select {
 	case slots <- struct{}{}:
 		return nil
