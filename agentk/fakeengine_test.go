@@ -15,7 +15,7 @@ type fakeEngine struct {
 	// diff, unless nil, answers comparisons.
 	diff func(context.Context, gitops.Desired) ([]gitops.Difference, error)
 	// watch, unless nil, is called by every watch when it begins.
-	watch func(gitops.WatchConfig)
+	watch func(gitops.Project)
 	// readiness is sent to the next watches.
 	readiness chan gitops.Readiness
 
@@ -67,12 +67,12 @@ func created(d gitops.Desired, o gitops.Observer) gitops.Result {
 	return gitops.Result{Total: len(d.Set.Objects)}
 }
 
-func (e *fakeEngine) Watch(ctx context.Context, _ gitops.Project, _ gitops.Result, _ gitops.Observer, cfg gitops.WatchConfig) error {
+func (e *fakeEngine) Watch(ctx context.Context, p gitops.Project, _ gitops.Result, _ gitops.Observer, cfg gitops.WatchConfig) error {
 	e.mu.Lock()
 	e.watches++
 	e.mu.Unlock()
 	if e.watch != nil {
-		e.watch(cfg)
+		e.watch(p)
 	}
 	cfg.OnReadiness(gitops.Readiness{Ready: true})
 	for {

@@ -121,6 +121,7 @@ func (w *worker) sync(ctx context.Context, set *desired.Set, decided *decision) 
 		w.reporter.Refused(err.Error())
 		return
 	}
+	project.OnHeal = w.healHooks(log)
 	waits := newWaits()
 	for {
 		news := w.wants.news()
@@ -234,13 +235,6 @@ func (w *worker) watch(ctx context.Context, log *zap.Logger, project gitops.Proj
 	}
 	err := w.engine.Watch(ctx, project, result, w.reporter, gitops.WatchConfig{
 		Clock: w.clock,
-		OnHealed: func(s gitops.ObjectStatus) {
-			w.metrics.heals.WithLabelValues("ok").Inc()
-			logHealed(log, s)
-		},
-		// Why, a run tells that follows, or another try.
-		OnHealFailed: func(inventory.ID, error) { w.metrics.heals.WithLabelValues("error").Inc() },
-		OnContested:  func(n int) { w.metrics.contested.WithLabelValues(w.project.GetId()).Set(float64(n)) },
 		OnReadiness: func(r gitops.Readiness) {
 			w.reporter.Health(r.Ready, r.Late)
 			if len(r.Drifted) > 0 {
@@ -271,7 +265,7 @@ func (w *worker) awaitReason(ctx context.Context, log *zap.Logger, again time.Du
 	case <-retryFailed:
 	case <-news:
 	case <-served:
-		log.Info("A kind that was missing is served by now")
+		log.Info("A kind is served by now that was missing, or is not any more as it was")
 	case <-drifted:
 		if w.clock.Since(began) > driftQuiet {
 			waits.drift.Reset()
@@ -279,6 +273,19 @@ func (w *worker) awaitReason(ctx context.Context, log *zap.Logger, again time.Du
 		wait := waits.drift.NextBackOff()
 		log.Info("Objects were changed by somebody else, running the set again", zap.Duration("wait", wait))
 		_ = w.sleep(ctx, wait) // its only error is the end of ctx
+	}
+}
+
+// healHooks tell the metrics and the log of what is put right.
+func (w *worker) healHooks(log *zap.Logger) gitops.HealHooks {
+	return gitops.HealHooks{
+		Healed: func(s gitops.ObjectStatus) {
+			w.metrics.heals.WithLabelValues("ok").Inc()
+			logHealed(log, s)
+		},
+		// Why, a run tells that follows, or another try.
+		Failed:    func(inventory.ID, error) { w.metrics.heals.WithLabelValues("error").Inc() },
+		Contested: func(n int) { w.metrics.contested.WithLabelValues(w.project.GetId()).Set(float64(n)) },
 	}
 }
 

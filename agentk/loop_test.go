@@ -182,11 +182,11 @@ func TestLoop_DryRunWatchesNothing(t *testing.T) {
 
 func TestLoop_CountsHealsAndContests(t *testing.T) {
 	engine := newFakeEngine()
-	engine.watch = func(cfg gitops.WatchConfig) {
-		cfg.OnHealed(gitops.ObjectStatus{})
-		cfg.OnHealed(gitops.ObjectStatus{Contest: &gitops.Contest{}})
-		cfg.OnHealFailed(inventory.ID{}, context.DeadlineExceeded)
-		cfg.OnContested(3)
+	engine.watch = func(p gitops.Project) {
+		p.OnHeal.Healed(gitops.ObjectStatus{})
+		p.OnHeal.Healed(gitops.ObjectStatus{Contest: &gitops.Contest{}})
+		p.OnHeal.Failed(inventory.ID{}, context.DeadlineExceeded)
+		p.OnHeal.Contested(3)
 	}
 	r := startLoop(t, project("a"), engine)
 	r.put("c1")

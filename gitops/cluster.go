@@ -30,7 +30,9 @@ type Cluster interface {
 	Live(id inventory.ID) (Live, bool)
 	// Notify has changed called, from goroutines of the cluster's own, whenever
 	// what Live returns for objects of these kinds may have changed, until stop is
-	// called. changed must not block.
+	// called. changed must not block. An ID without a name says that its kind was
+	// followed and is not any more, because the version in which it was is no longer
+	// served: it takes another Resolve.
 	Notify(kinds []schema.GroupKind, changed func(inventory.ID)) (stop func())
 
 	// Read asks the API server for an object as it is now, all of it. Where there is

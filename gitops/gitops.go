@@ -50,12 +50,27 @@ type Project struct {
 	// objects that somebody else keeps changing or that were created anew; nil:
 	// nothing.
 	Healing *Healing
+	// OnHeal is told of what is put right.
+	OnHeal HealHooks
 	// Clock for timeouts; nil: the real one.
 	Clock clock.Clock
 	// Parallel is how many requests are in flight at a time; zero: DefaultParallel.
 	Parallel int
 	// Limit that projects share; nil: the project has one of its own.
 	Limit *Limit
+}
+
+// HealHooks are told of objects that somebody else has changed. Each may be nil, and
+// none may block.
+type HealHooks struct {
+	// Healed is called for every object that was put right.
+	Healed func(ObjectStatus)
+	// Failed is called for every heal that the API server refused, also where it is
+	// tried again.
+	Failed func(inventory.ID, error)
+	// Contested is called with the number of objects that others keep changing, when
+	// a Watch begins and whenever there was news of one.
+	Contested func(int)
 }
 
 // DefaultParallel is close to where a small API server takes no more. Where one takes
@@ -243,6 +258,7 @@ type Readiness struct {
 	// else the set holds, or tries and waits as only a Run has them.
 	Drifted []inventory.ID
 	// Retry: a kind that the run missed is served by now, because somebody has made
-	// its CRD, or a namespace that it missed is there. Another Run is worth while at once.
+	// its CRD, or a namespace that it missed is there, or a kind is not served any more
+	// in the version that it was followed in. Another Run is worth while at once.
 	Retry bool
 }

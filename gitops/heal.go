@@ -245,8 +245,8 @@ func (w *watcher) settle(got healing) error {
 	obj.status.Contest = q.contest
 	w.wakeAt(w.clock.Now().Add(quiet))
 	w.pending.put(id, inventory.Entry{Digest: got.digest, Ownership: got.live.Ownership}, q.contest != nil)
-	if w.config.OnHealed != nil {
-		w.config.OnHealed(obj.status)
+	if w.project.OnHeal.Healed != nil {
+		w.project.OnHeal.Healed(obj.status)
 	}
 	w.tellContested()
 	return nil
@@ -255,8 +255,8 @@ func (w *watcher) settle(got healing) error {
 // failed has an object healed a little later where that may help, and else leaves it
 // to a run, which tries harder, and tells why it fails.
 func (w *watcher) failed(obj *watched, got healing) {
-	if w.config.OnHealFailed != nil {
-		w.config.OnHealFailed(obj.status.ID, got.err)
+	if w.project.OnHeal.Failed != nil {
+		w.project.OnHeal.Failed(obj.status.ID, got.err)
 	}
 	var throttled *ThrottledError
 	switch {
@@ -285,8 +285,8 @@ func (w *watcher) over(i int) {
 }
 
 func (w *watcher) tellContested() {
-	if w.config.OnContested != nil {
-		w.config.OnContested(w.healer.memory.contested())
+	if w.project.OnHeal.Contested != nil {
+		w.project.OnHeal.Contested(w.healer.memory.contested())
 	}
 }
 

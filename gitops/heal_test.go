@@ -3,6 +3,7 @@ package gitops_test
 import (
 	"fmt"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -88,6 +89,63 @@ func synced(t *testing.T, p gitops.Project, docs ...string) (*fakeCluster, *loud
 	f.calls = nil
 	f.mu.Unlock()
 	return f, o, watching
+}
+
+func TestRun_HealsWhileItWaitsForWhatIsDependedOn(t *testing.T) {
+	const top = `{apiVersion: v1, kind: ConfigMap, metadata: {name: top, annotations: {config.kubernetes.io/depends-on: apps/namespaces/default/Deployment/app}}}`
+	f := newWorld().process()
+	o := &loud{observer: newObserver(), heard: make(chan struct{}, 1)}
+	healed := make(chan gitops.ObjectStatus, 1)
+	p := project()
+	p.OnHeal.Healed = func(s gitops.ObjectStatus) { healed <- s }
+	desired := set(t, deployment, cm("other", "1"), top)
+	ended := make(chan error, 1)
+	var result gitops.Result
+	go func() {
+		var err error
+		result, err = gitops.Run(t.Context(), f, p, desired, o)
+		ended <- err
+	}()
+	o.await(t, "other", func(s gitops.ObjectStatus) bool { return s.Action == gitops.ActionCreated })
+	f.edit(t, "other")
+	require.Equal(t, "other", (<-healed).ID.Name)
+	require.False(t, f.names()["top"], "still waited for")
+	roll(t, f.world, inventory.ID{GroupKind: schema.GroupKind{Group: "apps", Kind: "Deployment"}, Namespace: "default", Name: "app"}, 1)
+	require.NoError(t, <-ended)
+	require.Equal(t, gitops.ActionCreated, o.get("top").Action)
+	require.Zero(t, result.Failed)
+
+	// All of it is on record, and what Watch is given is as the heal left it.
+	f.calls = nil
+	watching := watch(t, f, p, result, o)
+	<-watching.told
+	watching.stop()
+	again, _ := run(t, f.process(), p, desired)
+	require.Zero(t, again.Failed)
+	require.Empty(t, f.calls)
+}
+
+func TestRun_APIServerThatGoesAwayWhileItWaitsEndsIt(t *testing.T) {
+	const top = `{apiVersion: v1, kind: ConfigMap, metadata: {name: top, annotations: {config.kubernetes.io/depends-on: apps/namespaces/default/Deployment/app}}}`
+	f := newWorld().process()
+	o := &loud{observer: newObserver(), heard: make(chan struct{}, 1)}
+	ended := make(chan error, 1)
+	desired := set(t, deployment, cm("other", "1"), top)
+	var away atomic.Bool
+	f.fault = func(call string) error {
+		if away.Load() && call == "before apply other" {
+			return gitops.ErrUnavailable
+		}
+		return nil
+	}
+	go func() {
+		_, err := gitops.Run(t.Context(), f, project(), desired, o)
+		ended <- err
+	}()
+	o.await(t, "other", func(s gitops.ObjectStatus) bool { return s.Action == gitops.ActionCreated })
+	away.Store(true)
+	f.edit(t, "other")
+	require.ErrorIs(t, <-ended, gitops.ErrUnavailable)
 }
 
 func TestWatch_HealsAtOnceAndRecordsItSoon(t *testing.T) {

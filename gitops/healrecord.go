@@ -75,6 +75,7 @@ func (w *watcher) write(ctx context.Context) {
 func (w *watcher) wrote(got written) error {
 	w.writing = false
 	if got.err != nil {
+		w.lost = true
 		return got.err
 	}
 	w.removing -= len(got.gone)

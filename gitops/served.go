@@ -25,7 +25,7 @@ func (w *watcher) awaitKinds(ctx context.Context, kinds []schema.GroupVersionKin
 	var waiting sync.WaitGroup
 	waiting.Go(func() {
 		if w.servesOne(ctx, kinds) {
-			w.served <- struct{}{}
+			w.askRetry()
 		}
 	})
 	return func() {
@@ -45,7 +45,7 @@ func (w *watcher) awaitHomes(ctx context.Context, homes map[string]struct{}) (st
 	var waiting sync.WaitGroup
 	waiting.Go(func() {
 		if w.hasHome(ctx, homes) {
-			w.served <- struct{}{}
+			w.askRetry()
 		}
 	})
 	return func() {

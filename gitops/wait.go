@@ -111,7 +111,8 @@ func (r *run) definitionsPending() bool {
 }
 
 // awaitNeeds waits until everything that the steps of a wave depend on is healthy,
-// or can no longer become so, or the project's timeout has passed.
+// or can no longer become so, or the project's timeout has passed. What is applied
+// already is looked after meanwhile.
 func (r *run) awaitNeeds(ctx context.Context, wave []Step) error {
 	needs := map[inventory.ID]struct{}{}
 	var kinds []schema.GroupKind
@@ -130,7 +131,7 @@ func (r *run) awaitNeeds(ctx context.Context, wave []Step) error {
 	if timeout <= 0 {
 		timeout = time.Hour
 	}
-	return r.await(ctx, kinds, timeout, 0, func() (bool, error) {
+	settled := func() (bool, error) {
 		for id := range needs {
 			if w := r.status[id]; w == nil || !applied(w.status.Action) {
 				delete(needs, id) // it failed: nothing to wait for
@@ -142,7 +143,46 @@ func (r *run) awaitNeeds(ctx context.Context, wave []Step) error {
 			}
 		}
 		return len(needs) == 0, nil
-	})
+	}
+	if ok, _ := settled(); ok {
+		return nil
+	}
+	return r.tend(ctx, func(ctx context.Context) error { return r.await(ctx, kinds, timeout, 0, settled) })
+}
+
+// tend looks after what is applied, as Watch does, while wait waits: that may be for
+// long, and what somebody else changes must not stay so until then. wait must tell
+// the observer nothing and leave r as it is.
+func (r *run) tend(ctx context.Context, wait func(context.Context) error) error {
+	if err := r.save(ctx); err != nil {
+		return err
+	}
+	var objects []watched
+	for _, id := range r.order {
+		if w := r.status[id]; w != nil && applied(w.status.Action) {
+			objects = append(objects, *w)
+		}
+	}
+	w := newWatcher(r.cluster, r.project, objects, r.observer, WatchConfig{})
+	waiting, stopWaiting := context.WithCancel(ctx)
+	defer stopWaiting()
+	tending, stopTending := context.WithCancel(ctx)
+	waited := make(chan error, 1)
+	go func() {
+		defer stopTending()
+		waited <- wait(waiting)
+	}()
+	err := w.follow(tending)
+	stopWaiting()
+	waitErr := <-waited
+	for i := range w.objects {
+		*r.status[w.objects[i].status.ID] = w.objects[i]
+	}
+	r.lost = w.lost
+	if err != nil {
+		return err
+	}
+	return waitErr
 }
 
 // ready says whether a step may be carried out, and settles it if it may not.

@@ -21,15 +21,6 @@ type WatchConfig struct {
 	// OnReadiness, unless nil, is called once when Watch has looked at everything
 	// and then at every change. It must not block.
 	OnReadiness func(Readiness)
-	// OnHealed, unless nil, is called for every object that was put right. It must
-	// not block.
-	OnHealed func(ObjectStatus)
-	// OnHealFailed, unless nil, is called for every heal that the API server refused,
-	// also where it is tried again. It must not block.
-	OnHealFailed func(inventory.ID, error)
-	// OnContested, unless nil, is called with the number of objects that others keep
-	// changing, at first and whenever there was news of one. It must not block.
-	OnContested func(int)
 }
 
 // watched is an object that Watch looks after.
@@ -78,37 +69,47 @@ func (w *watched) counts() bool {
 // It returns nil when ctx has ended, and an error when the inventory could not be
 // read or saved or the API server cannot be reached; then it is Run's turn again.
 func Watch(ctx context.Context, c Cluster, p Project, r Result, o Observer, cfg WatchConfig) error {
+	w := newWatcher(c, p, r.watched, o, cfg)
+	w.tellContested()
+	stopAwaiting := w.awaitKinds(ctx, r.unserved)
+	defer stopAwaiting()
+	stopHoming := w.awaitHomes(ctx, r.homes)
+	defer stopHoming()
+	err := w.follow(ctx)
+	if ctx.Err() != nil {
+		return nil // the next Run finds out by itself
+	}
+	return err
+}
+
+func newWatcher(c Cluster, p Project, objects []watched, o Observer, cfg WatchConfig) *watcher {
 	if cfg.Clock == nil {
 		cfg.Clock = clockOf(p.Clock)
 	}
 	if p.Limit == nil {
 		p.Limit = NewLimit(p.parallel())
 	}
-	w := &watcher{
+	return &watcher{
 		cluster: c, project: p, observer: o, config: cfg, clock: cfg.Clock,
-		objects: r.watched, index: make(map[inventory.ID]int, len(r.watched)), takers: map[inventory.ID][]int{},
+		objects: objects, index: make(map[inventory.ID]int, len(objects)), takers: map[inventory.ID][]int{},
 		unready: map[int]struct{}{}, rerun: map[int]struct{}{},
 		dirty: map[int]struct{}{}, wake: make(chan struct{}, 1),
 		healer: newHealer(p.Healing, p.parallel()), pending: newPending(), writes: make(chan written, 1),
-		served: make(chan struct{}, 2),
+		served: make(chan struct{}, 1),
 	}
-	kinds := w.indexObjects()
-	stop := c.Notify(kinds, w.changed)
+}
+
+// follow looks after the objects until ctx ends or something stops that. It returns
+// when what it began is done and recorded.
+func (w *watcher) follow(ctx context.Context) error {
+	stop := w.cluster.Notify(w.indexObjects(), w.changed)
 	defer stop()
 	for i := range w.objects {
 		w.dirtyOne(i)
 	}
-	w.tellContested()
-	stopAwaiting := w.awaitKinds(ctx, r.unserved)
-	defer stopAwaiting()
-	stopHoming := w.awaitHomes(ctx, r.homes)
-	defer stopHoming()
 	err := w.loop(ctx)
 	if endErr := w.end(ctx); err == nil {
 		err = endErr
-	}
-	if ctx.Err() != nil {
-		return nil // the next Run finds out by itself
 	}
 	return err
 }
@@ -145,10 +146,12 @@ type watcher struct {
 	pending pending
 	writing bool
 	writes  chan written
+	// lost: the inventory could not be saved, and has to be loaded anew.
+	lost bool
 	// told is the readiness that was last told; nil: none.
 	told *Readiness
-	// served hears when a kind is served, or a namespace there, that the run missed;
-	// retry: one is.
+	// served hears when a kind is served, or a namespace there, that the run missed,
+	// and when a kind is not served any more as it was; retry: one is.
 	served chan struct{}
 	retry  bool
 	// appliesLate and prunesLate: the timeout has passed.
@@ -192,6 +195,10 @@ func (w *watcher) indexObjects() []schema.GroupKind {
 
 // changed is called by the cluster.
 func (w *watcher) changed(id inventory.ID) {
+	if id.Name == "" {
+		w.askRetry()
+		return
+	}
 	if i, ok := w.index[id]; ok {
 		w.dirtyOne(i)
 		w.poke()
@@ -206,6 +213,14 @@ func (w *watcher) dirtyOne(i int) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.dirty[i] = struct{}{}
+}
+
+// askRetry says that another Run is worth while. It may be called by any goroutine.
+func (w *watcher) askRetry() {
+	select {
+	case w.served <- struct{}{}:
+	default: // it is known
+	}
 }
 
 func (w *watcher) poke() {

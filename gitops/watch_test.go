@@ -42,12 +42,14 @@ func watchAt(t *testing.T, clock *testclock.FakeClock, f *fakeCluster, p gitops.
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
+	p.OnHeal = gitops.HealHooks{
+		Healed:    func(s gitops.ObjectStatus) { w.healed <- s },
+		Failed:    func(inventory.ID, error) { w.refused.Add(1) },
+		Contested: func(n int) { w.contested.Store(int64(n)) },
+	}
 	go func() {
 		done <- gitops.Watch(ctx, f, p, r, o, gitops.WatchConfig{
 			Clock: w.clock, OnReadiness: func(now gitops.Readiness) { w.told <- now },
-			OnHealed:     func(s gitops.ObjectStatus) { w.healed <- s },
-			OnHealFailed: func(inventory.ID, error) { w.refused.Add(1) },
-			OnContested:  func(n int) { w.contested.Store(int64(n)) },
 		})
 	}()
 	w.stop = sync.OnceFunc(func() {

@@ -64,7 +64,9 @@ type Cache struct {
 }
 
 // Handler is told that an object was created, changed or deleted. The resource
-// version is that of the change, for a deletion as well; empty: not known.
+// version is that of the change, for a deletion as well; empty: not known. Without a
+// name, it is told that the resource was followed and is not served any more, at least
+// not in that version; it is followed again when Ensure is called.
 type Handler = func(resource schema.GroupResource, namespace, name, resourceVersion string)
 
 // New returns a cache that follows nothing yet. It asks the API server nothing.
@@ -202,6 +204,19 @@ func (c *Cache) drop(r *resource, keep bool) {
 		}
 	}
 	r.stop()
+}
+
+// lost stops following a resource that was known and is not served any more: its
+// informer would ask for it for ever.
+func (c *Cache) lost(r *resource) {
+	c.mu.Lock()
+	first := !r.lost
+	r.lost = true
+	c.mu.Unlock()
+	if first {
+		c.drop(r, true)
+		c.notify(r.mapping.Resource.GroupResource(), "", "", "")
+	}
 }
 
 // Hold keeps resources followed, once they are, for somebody who waits for their

@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/http"
 	"net/http/httptest"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -96,6 +97,38 @@ func TestCache_ListThatHangsIsGivenUpAfterAWhile(t *testing.T) {
 	failed := <-result
 	require.ErrorIs(t, failed[pods.Resource.GroupResource()], ErrNotSynced)
 	require.ErrorIs(t, failed[services.Resource.GroupResource()], ErrNotSynced, "all wait for the same moment")
+}
+
+func TestCache_TellsOfAResourceThatIsNotServedAnyMore(t *testing.T) {
+	var gone atomic.Bool
+	host := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		switch {
+		case gone.Load():
+			w.WriteHeader(http.StatusNotFound)
+		case r.URL.Query().Get("sendInitialEvents") != "":
+			w.WriteHeader(http.StatusUnprocessableEntity)
+		case r.URL.Query().Get("watch") == "":
+			_, _ = w.Write([]byte(`{"kind": "PodList", "apiVersion": "v1", "metadata": {"resourceVersion": "7"},
+				"items": [{"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "a", "namespace": "n"}}]}`))
+		default: // a watch that ends at once
+			gone.Store(true)
+		}
+	})
+	c := start(t, host, testclock.NewFakeClock(time.Now()))
+	lost := make(chan schema.GroupResource, 10)
+	stop := c.Subscribe(func(gr schema.GroupResource, _, name, _ string) {
+		if name == "" {
+			lost <- gr
+		}
+	})
+	defer stop()
+	require.Empty(t, c.Ensure(t.Context(), []*meta.RESTMapping{pods}))
+	require.Equal(t, pods.Resource.GroupResource(), <-lost)
+	_, known := c.Get(pods.Resource.GroupResource(), "n", "a")
+	require.True(t, known, "until somebody looks anew")
+	require.True(t, apierrors.IsNotFound(c.Ensure(t.Context(), []*meta.RESTMapping{pods})[pods.Resource.GroupResource()]))
+	require.Empty(t, lost, "it is told once")
 }
 
 func TestCache_ForgetsWhatNobodyAsksFor(t *testing.T) {

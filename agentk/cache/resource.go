@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/client-go/tools/cache"
 
@@ -21,9 +22,10 @@ type resource struct {
 	// quit ends run.
 	quit     chan struct{}
 	quitOnce sync.Once
-	// used and started are guarded by the cache's lock.
+	// used, started and lost are guarded by the cache's lock.
 	used    time.Time
 	started bool
+	lost    bool
 
 	mu sync.Mutex
 	// failing is why the newest list or watch could not be opened; nil: it could.
@@ -91,13 +93,16 @@ func (r *resource) stop() { r.quitOnce.Do(func() { close(r.quit) }) }
 // opened notes how opening a list or a watch went.
 func (r *resource) opened(err error) {
 	r.mu.Lock()
-	defer r.mu.Unlock()
-	if err == nil && r.failing == nil {
-		return
+	news := err != nil || r.failing != nil
+	if news {
+		r.failing = err
+		close(r.changed)
+		r.changed = make(chan struct{})
 	}
-	r.failing = err
-	close(r.changed)
-	r.changed = make(chan struct{})
+	r.mu.Unlock()
+	if apierrors.IsNotFound(err) && r.informer.HasSynced() {
+		r.cache.lost(r)
+	}
 }
 
 func (r *resource) state() (changed <-chan struct{}, failing error) {

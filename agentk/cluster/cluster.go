@@ -207,6 +207,9 @@ func (c *Cluster) changed(gr schema.GroupResource, namespace, name, resourceVers
 		return
 	}
 	id := inventory.ID{GroupKind: gk, Namespace: namespace, Name: name}
+	if name == "" {
+		c.resolver.forgetGroup(gk.Group)
+	}
 	c.recent.seen(id, resourceVersion)
 	for _, changed := range heard {
 		changed(id)

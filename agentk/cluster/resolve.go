@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"slices"
 	"strings"
@@ -160,6 +161,13 @@ func (r *resolver) forget(gv schema.GroupVersion) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	delete(r.served, gv)
+}
+
+// forgetGroup has all versions of a group asked for anew.
+func (r *resolver) forgetGroup(group string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	maps.DeleteFunc(r.served, func(gv schema.GroupVersion, _ map[string]serving) bool { return gv.Group == group })
 }
 
 // fetch asks what a group and version serves.

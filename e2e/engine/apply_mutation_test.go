@@ -4,6 +4,7 @@ import (
 	"encoding/base64"
 	"fmt"
 	"net/http"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -112,6 +113,32 @@ func TestRun_DefinitionOfSomebodyElseIsNoticed(t *testing.T) {
 	result, l = a.sync(late)
 	require.Zero(t, result.Failed, "%+v", l.newest)
 	require.Equal(t, gitops.ActionCreated, l.get("Late/l").Action)
+}
+
+func TestWatch_VersionThatIsNotServedAnyMoreIsNoticed(t *testing.T) {
+	a, other := newAgent(t), newAgent(t)
+	definition, group := crd(a, "Old")
+	at, next, ok := strings.Cut(definition, "  - name: v1\n")
+	require.True(t, ok)
+	both := at + "  - name: v1\n" + next + "  - name: v2\n" + strings.Replace(next, "storage: true", "storage: false", 1)
+	other.sync(both)
+	old := fmt.Sprintf("apiVersion: %s/v1\nkind: Old\nmetadata:\n  name: o\nspec:\n  size: 3\n", group)
+	result, l := a.sync(old)
+	require.Zero(t, result.Failed, "%+v", l.newest)
+	readiness := a.watch(result, l)
+	require.False(t, (<-readiness).Retry)
+
+	other.sync(strings.Replace(both, "served: true", "served: false", 1))
+	for now := range readiness {
+		if now.Retry {
+			break
+		}
+	}
+	result, l = a.sync(old)
+	require.Equal(t, 1, result.Failed)
+	require.Contains(t, l.get("Old/o").Message, `no matches for kind "Old" in version`)
+	result, l = a.sync(strings.Replace(old, "/v1", "/v2", 1))
+	require.Zero(t, result.Failed, "%+v", l.newest)
 }
 
 func TestRun_ErrorOfASecretIsMasked(t *testing.T) {

@@ -177,9 +177,10 @@ func watchWith(t *testing.T, a *agent, result gitops.Result, o gitops.Observer, 
 	r := &readiness{}
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
+	project := a.project
+	project.OnHeal.Healed = healed
 	go func() {
-		done <- gitops.Watch(ctx, a.cluster, a.project, result, o, gitops.WatchConfig{
-			OnHealed: healed,
+		done <- gitops.Watch(ctx, a.cluster, project, result, o, gitops.WatchConfig{
 			OnReadiness: func(now gitops.Readiness) {
 				r.mu.Lock()
 				defer r.mu.Unlock()
