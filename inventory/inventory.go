@@ -94,16 +94,15 @@ func (inv *Inventory) Changed() bool {
 
 // Set adds an object or replaces its entry.
 func (inv *Inventory) Set(id ID, e Entry) {
-	size := entrySize(id, e)
+	size := entrySize(id)
 	old, had := inv.slots[id]
 	if had {
 		if old.Entry == e {
 			return
 		}
 		sh := inv.shards[old.shard]
-		grown := sh.size - entrySize(id, old.Entry) + size
-		if grown <= shardBytes || sh.target {
-			sh.size, sh.dirty = grown, true
+		if sh.size <= shardBytes || sh.target {
+			sh.dirty = true
 			inv.slots[id] = slot{Entry: e, shard: old.shard}
 			return
 		}
@@ -128,7 +127,7 @@ func (inv *Inventory) Delete(id ID) {
 // free takes an entry out of the books of its shard.
 func (inv *Inventory) free(id ID, s slot) {
 	sh := inv.shards[s.shard]
-	sh.size -= entrySize(id, s.Entry)
+	sh.size -= entrySize(id)
 	sh.dirty = true
 	inv.room = min(inv.room, s.shard)
 }

@@ -73,7 +73,7 @@ func (inv *Inventory) add(s Shard) {
 			}
 			inv.free(id, other)
 		}
-		sh.size += entrySize(id, e)
+		sh.size += entrySize(id)
 		inv.slots[id] = slot{Entry: e, shard: n}
 	}
 }

@@ -114,7 +114,7 @@ func New(cfg Config) (*Cluster, error) {
 	c := &Cluster{
 		cfg: cfg, metadata: md, discovery: disc,
 		resolver:    newResolver(disc.RESTClient()),
-		storage:     &storage{configMaps: typed.CoreV1().ConfigMaps(cfg.Namespace)},
+		storage:     &storage{client: typed.CoreV1(), namespace: cfg.Namespace},
 		recent:      newRecent(cfg.Clock),
 		inventories: map[string]*inventory.Inventory{},
 		resources:   map[schema.GroupKind]schema.GroupResource{},
