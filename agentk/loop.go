@@ -121,7 +121,7 @@ func (w *worker) sync(ctx context.Context, set *desired.Set, decided *decision) 
 		w.reporter.Refused(err.Error())
 		return
 	}
-	project.OnHeal = w.healHooks(log)
+	project.Heals = &heals{log: log, metrics: w.metrics, project: w.project.GetId()}
 	waits := newWaits()
 	for {
 		news := w.wants.news()
@@ -276,33 +276,37 @@ func (w *worker) awaitReason(ctx context.Context, log *zap.Logger, again time.Du
 	}
 }
 
-// healHooks tell the metrics and the log of what is put right.
-func (w *worker) healHooks(log *zap.Logger) gitops.HealHooks {
-	return gitops.HealHooks{
-		Healed: func(s gitops.ObjectStatus) {
-			w.metrics.heals.WithLabelValues("ok").Inc()
-			logHealed(log, s)
-		},
-		// Why, a run tells that follows, or another try.
-		Failed:    func(inventory.ID, error) { w.metrics.heals.WithLabelValues("error").Inc() },
-		Contested: func(n int) { w.metrics.contested.WithLabelValues(w.project.GetId()).Set(float64(n)) },
-	}
+// heals tells the metrics and the log of what is put right. It implements
+// gitops.HealObserver.
+type heals struct {
+	log     *zap.Logger
+	metrics *metrics
+	project string
 }
 
-// logHealed tells of an object that somebody else had changed.
-func logHealed(log *zap.Logger, s gitops.ObjectStatus) {
+func (h *heals) Contested(n int) {
+	h.metrics.contested.WithLabelValues(h.project).Set(float64(n))
+}
+
+// HealFailed only counts: why, a run tells that follows, or another try.
+func (h *heals) HealFailed(inventory.ID, error) {
+	h.metrics.heals.WithLabelValues("error").Inc()
+}
+
+func (h *heals) Healed(s gitops.ObjectStatus) {
+	h.metrics.heals.WithLabelValues("ok").Inc()
 	fields := []zap.Field{
 		zap.String("kind", s.ID.GroupKind.String()), zap.String("namespace", s.ID.Namespace), zap.String("name", s.ID.Name),
 	}
 	if s.Contest == nil {
-		log.Info("Object was changed by somebody else, healed", fields...)
+		h.log.Info("Object was changed by somebody else, healed", fields...)
 		return
 	}
 	managers := make([]string, len(s.Contest.Contenders))
 	for i, c := range s.Contest.Contenders {
 		managers[i] = c.Manager
 	}
-	log.Warn("Object is changed by somebody else again and again, healed", append(fields,
+	h.log.Warn("Object is changed by somebody else again and again, healed", append(fields,
 		zap.Strings("managers", managers), zap.Int("heals", s.Contest.Heals))...)
 }
 

@@ -183,10 +183,10 @@ func TestLoop_DryRunWatchesNothing(t *testing.T) {
 func TestLoop_CountsHealsAndContests(t *testing.T) {
 	engine := newFakeEngine()
 	engine.watch = func(p gitops.Project) {
-		p.OnHeal.Healed(gitops.ObjectStatus{})
-		p.OnHeal.Healed(gitops.ObjectStatus{Contest: &gitops.Contest{}})
-		p.OnHeal.Failed(inventory.ID{}, context.DeadlineExceeded)
-		p.OnHeal.Contested(3)
+		p.Heals.Healed(gitops.ObjectStatus{})
+		p.Heals.Healed(gitops.ObjectStatus{Contest: &gitops.Contest{}})
+		p.Heals.HealFailed(inventory.ID{}, context.DeadlineExceeded)
+		p.Heals.Contested(3)
 	}
 	r := startLoop(t, project("a"), engine)
 	r.put("c1")

@@ -50,8 +50,8 @@ type Project struct {
 	// objects that somebody else keeps changing or that were created anew; nil:
 	// nothing.
 	Healing *Healing
-	// OnHeal is told of what is put right.
-	OnHeal HealHooks
+	// Heals is told of what is put right; nil: nobody is.
+	Heals HealObserver
 	// Clock for timeouts; nil: the real one.
 	Clock clock.Clock
 	// Parallel is how many requests are in flight at a time; zero: DefaultParallel.
@@ -60,18 +60,24 @@ type Project struct {
 	Limit *Limit
 }
 
-// HealHooks are told of objects that somebody else has changed. Each may be nil, and
-// none may block.
-type HealHooks struct {
+// HealObserver is told of objects that somebody else has changed. It must not block.
+type HealObserver interface {
 	// Healed is called for every object that was put right.
-	Healed func(ObjectStatus)
-	// Failed is called for every heal that the API server refused, also where it is
-	// tried again.
-	Failed func(inventory.ID, error)
+	Healed(ObjectStatus)
+	// HealFailed is called for every heal that the API server refused, also where it
+	// is tried again.
+	HealFailed(inventory.ID, error)
 	// Contested is called with the number of objects that others keep changing, when
 	// a Watch begins and whenever there was news of one.
-	Contested func(int)
+	Contested(int)
 }
+
+// nobody is a HealObserver that does not listen.
+type nobody struct{}
+
+func (nobody) Healed(ObjectStatus)            {}
+func (nobody) HealFailed(inventory.ID, error) {}
+func (nobody) Contested(int)                  {}
 
 // DefaultParallel is close to where a small API server takes no more. Where one takes
 // less, it says so, and a run sends less.

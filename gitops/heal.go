@@ -245,9 +245,7 @@ func (w *watcher) settle(got healing) error {
 	obj.status.Contest = q.contest
 	w.wakeAt(w.clock.Now().Add(quiet))
 	w.pending.put(id, inventory.Entry{Digest: got.digest, Ownership: got.live.Ownership}, q.contest != nil)
-	if w.project.OnHeal.Healed != nil {
-		w.project.OnHeal.Healed(obj.status)
-	}
+	w.project.Heals.Healed(obj.status)
 	w.tellContested()
 	return nil
 }
@@ -255,9 +253,7 @@ func (w *watcher) settle(got healing) error {
 // failed has an object healed a little later where that may help, and else leaves it
 // to a run, which tries harder, and tells why it fails.
 func (w *watcher) failed(obj *watched, got healing) {
-	if w.project.OnHeal.Failed != nil {
-		w.project.OnHeal.Failed(obj.status.ID, got.err)
-	}
+	w.project.Heals.HealFailed(obj.status.ID, got.err)
 	var throttled *ThrottledError
 	switch {
 	case errors.As(got.err, &throttled):
@@ -285,9 +281,7 @@ func (w *watcher) over(i int) {
 }
 
 func (w *watcher) tellContested() {
-	if w.project.OnHeal.Contested != nil {
-		w.project.OnHeal.Contested(w.healer.memory.contested())
-	}
+	w.project.Heals.Contested(w.healer.memory.contested())
 }
 
 // due queues what has waited long enough, drops the quarrels that are over, and says

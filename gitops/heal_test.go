@@ -95,9 +95,9 @@ func TestRun_HealsWhileItWaitsForWhatIsDependedOn(t *testing.T) {
 	const top = `{apiVersion: v1, kind: ConfigMap, metadata: {name: top, annotations: {config.kubernetes.io/depends-on: apps/namespaces/default/Deployment/app}}}`
 	f := newWorld().process()
 	o := &loud{observer: newObserver(), heard: make(chan struct{}, 1)}
-	healed := make(chan gitops.ObjectStatus, 1)
+	heals := &watching{healed: make(chan gitops.ObjectStatus, 1)}
 	p := project()
-	p.OnHeal.Healed = func(s gitops.ObjectStatus) { healed <- s }
+	p.Heals = heals
 	desired := set(t, deployment, cm("other", "1"), top)
 	ended := make(chan error, 1)
 	var result gitops.Result
@@ -108,7 +108,7 @@ func TestRun_HealsWhileItWaitsForWhatIsDependedOn(t *testing.T) {
 	}()
 	o.await(t, "other", func(s gitops.ObjectStatus) bool { return s.Action == gitops.ActionCreated })
 	f.edit(t, "other")
-	require.Equal(t, "other", (<-healed).ID.Name)
+	require.Equal(t, "other", (<-heals.healed).ID.Name)
 	require.False(t, f.names()["top"], "still waited for")
 	roll(t, f.world, inventory.ID{GroupKind: schema.GroupKind{Group: "apps", Kind: "Deployment"}, Namespace: "default", Name: "app"}, 1)
 	require.NoError(t, <-ended)

@@ -131,7 +131,7 @@ func (r *run) awaitNeeds(ctx context.Context, wave []Step) error {
 	if timeout <= 0 {
 		timeout = time.Hour
 	}
-	settled := func() (bool, error) {
+	settled := func() bool {
 		for id := range needs {
 			if w := r.status[id]; w == nil || !applied(w.status.Action) {
 				delete(needs, id) // it failed: nothing to wait for
@@ -142,12 +142,14 @@ func (r *run) awaitNeeds(ctx context.Context, wave []Step) error {
 				delete(needs, id)
 			}
 		}
-		return len(needs) == 0, nil
+		return len(needs) == 0
 	}
-	if ok, _ := settled(); ok {
+	if settled() {
 		return nil
 	}
-	return r.tend(ctx, func(ctx context.Context) error { return r.await(ctx, kinds, timeout, 0, settled) })
+	return r.tend(ctx, func(ctx context.Context) error {
+		return r.await(ctx, kinds, timeout, 0, func() (bool, error) { return settled(), nil })
+	})
 }
 
 // tend looks after what is applied, as Watch does, while wait waits: that may be for

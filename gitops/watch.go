@@ -89,6 +89,9 @@ func newWatcher(c Cluster, p Project, objects []watched, o Observer, cfg WatchCo
 	if p.Limit == nil {
 		p.Limit = NewLimit(p.parallel())
 	}
+	if p.Heals == nil {
+		p.Heals = nobody{}
+	}
 	return &watcher{
 		cluster: c, project: p, observer: o, config: cfg, clock: cfg.Clock,
 		objects: objects, index: make(map[inventory.ID]int, len(objects)), takers: map[inventory.ID][]int{},

@@ -29,6 +29,12 @@ type watching struct {
 	stop func()
 }
 
+// watching is a gitops.HealObserver.
+
+func (w *watching) Healed(s gitops.ObjectStatus)   { w.healed <- s }
+func (w *watching) HealFailed(inventory.ID, error) { w.refused.Add(1) }
+func (w *watching) Contested(n int)                { w.contested.Store(int64(n)) }
+
 func watch(t *testing.T, f *fakeCluster, p gitops.Project, r gitops.Result, o gitops.Observer) *watching {
 	t.Helper()
 	return watchAt(t, testclock.NewFakeClock(time.Now()), f, p, r, o)
@@ -42,11 +48,7 @@ func watchAt(t *testing.T, clock *testclock.FakeClock, f *fakeCluster, p gitops.
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
-	p.OnHeal = gitops.HealHooks{
-		Healed:    func(s gitops.ObjectStatus) { w.healed <- s },
-		Failed:    func(inventory.ID, error) { w.refused.Add(1) },
-		Contested: func(n int) { w.contested.Store(int64(n)) },
-	}
+	p.Heals = w
 	go func() {
 		done <- gitops.Watch(ctx, f, p, r, o, gitops.WatchConfig{
 			Clock: w.clock, OnReadiness: func(now gitops.Readiness) { w.told <- now },

@@ -171,6 +171,17 @@ func watch(t *testing.T, a *agent, result gitops.Result, o gitops.Observer) *rea
 	return watchWith(t, a, result, o, nil)
 }
 
+// heals is a gitops.HealObserver; nil: it does not listen.
+type heals func(gitops.ObjectStatus)
+
+func (h heals) Healed(s gitops.ObjectStatus) {
+	if h != nil {
+		h(s)
+	}
+}
+func (heals) HealFailed(inventory.ID, error) {}
+func (heals) Contested(int)                  {}
+
 // watchWith is watch and tells of what was healed.
 func watchWith(t *testing.T, a *agent, result gitops.Result, o gitops.Observer, healed func(gitops.ObjectStatus)) *readiness {
 	t.Helper()
@@ -178,7 +189,7 @@ func watchWith(t *testing.T, a *agent, result gitops.Result, o gitops.Observer, 
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	project := a.project
-	project.OnHeal.Healed = healed
+	project.Heals = heals(healed)
 	go func() {
 		done <- gitops.Watch(ctx, a.cluster, project, result, o, gitops.WatchConfig{
 			OnReadiness: func(now gitops.Readiness) {
