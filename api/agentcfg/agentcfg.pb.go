@@ -89,6 +89,8 @@ type ConfigurationFile struct {
 	Observability *Observability         `protobuf:"bytes,2,opt,name=observability,proto3" json:"observability,omitempty"`
 	CiAccess      *CiAccess              `protobuf:"bytes,3,opt,name=ci_access,json=ciAccess,proto3" json:"ci_access,omitempty"`
 	UserAccess    *UserAccess            `protobuf:"bytes,4,opt,name=user_access,json=userAccess,proto3" json:"user_access,omitempty"`
+	// Ours, beyond GitLab's schema.
+	ClusterState  *ClusterState `protobuf:"bytes,5,opt,name=cluster_state,json=clusterState,proto3" json:"cluster_state,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -151,6 +153,143 @@ func (x *ConfigurationFile) GetUserAccess() *UserAccess {
 	return nil
 }
 
+func (x *ConfigurationFile) GetClusterState() *ClusterState {
+	if x != nil {
+		return x.ClusterState
+	}
+	return nil
+}
+
+// ClusterState says what the agent keeps of its cluster to answer questions about it. It
+// keeps what is asked for in any case, from the first question on.
+type ClusterState struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What is kept from the start and always, so that the first question is answered at
+	// once as well.
+	Preload []*KeptResource `protobuf:"bytes,1,rep,name=preload,proto3" json:"preload,omitempty"`
+	// Keep and hand out the values of Secrets, too. Default: no.
+	SecretValues bool `protobuf:"varint,2,opt,name=secret_values,json=secretValues,proto3" json:"secret_values,omitempty"`
+	// How long something is kept that nobody has asked for. Default 10m.
+	IdleTimeout   *durationpb.Duration `protobuf:"bytes,3,opt,name=idle_timeout,json=idleTimeout,proto3" json:"idle_timeout,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ClusterState) Reset() {
+	*x = ClusterState{}
+	mi := &file_agentcfg_agentcfg_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ClusterState) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ClusterState) ProtoMessage() {}
+
+func (x *ClusterState) ProtoReflect() protoreflect.Message {
+	mi := &file_agentcfg_agentcfg_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ClusterState.ProtoReflect.Descriptor instead.
+func (*ClusterState) Descriptor() ([]byte, []int) {
+	return file_agentcfg_agentcfg_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *ClusterState) GetPreload() []*KeptResource {
+	if x != nil {
+		return x.Preload
+	}
+	return nil
+}
+
+func (x *ClusterState) GetSecretValues() bool {
+	if x != nil {
+		return x.SecretValues
+	}
+	return false
+}
+
+func (x *ClusterState) GetIdleTimeout() *durationpb.Duration {
+	if x != nil {
+		return x.IdleTimeout
+	}
+	return nil
+}
+
+// KeptResource is a resource as URLs of the Kubernetes API name it.
+type KeptResource struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// For example "apps"; empty: the core group.
+	Group string `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	// Plural, for example "deployments".
+	Resource string `protobuf:"bytes,2,opt,name=resource,proto3" json:"resource,omitempty"`
+	// "object" (default), or "table" for the columns that kubectl prints.
+	Shape         string `protobuf:"bytes,3,opt,name=shape,proto3" json:"shape,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *KeptResource) Reset() {
+	*x = KeptResource{}
+	mi := &file_agentcfg_agentcfg_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *KeptResource) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*KeptResource) ProtoMessage() {}
+
+func (x *KeptResource) ProtoReflect() protoreflect.Message {
+	mi := &file_agentcfg_agentcfg_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use KeptResource.ProtoReflect.Descriptor instead.
+func (*KeptResource) Descriptor() ([]byte, []int) {
+	return file_agentcfg_agentcfg_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *KeptResource) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+func (x *KeptResource) GetResource() string {
+	if x != nil {
+		return x.Resource
+	}
+	return ""
+}
+
+func (x *KeptResource) GetShape() string {
+	if x != nil {
+		return x.Shape
+	}
+	return ""
+}
+
 // Gitops says which manifest projects the cluster follows.
 type Gitops struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -163,7 +302,7 @@ type Gitops struct {
 
 func (x *Gitops) Reset() {
 	*x = Gitops{}
-	mi := &file_agentcfg_agentcfg_proto_msgTypes[1]
+	mi := &file_agentcfg_agentcfg_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -175,7 +314,7 @@ func (x *Gitops) String() string {
 func (*Gitops) ProtoMessage() {}
 
 func (x *Gitops) ProtoReflect() protoreflect.Message {
-	mi := &file_agentcfg_agentcfg_proto_msgTypes[1]
+	mi := &file_agentcfg_agentcfg_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -188,7 +327,7 @@ func (x *Gitops) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Gitops.ProtoReflect.Descriptor instead.
 func (*Gitops) Descriptor() ([]byte, []int) {
-	return file_agentcfg_agentcfg_proto_rawDescGZIP(), []int{1}
+	return file_agentcfg_agentcfg_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *Gitops) GetManifestProjects() []*ManifestProject {
@@ -247,7 +386,7 @@ type ManifestProject struct {
 
 func (x *ManifestProject) Reset() {
 	*x = ManifestProject{}
-	mi := &file_agentcfg_agentcfg_proto_msgTypes[2]
+	mi := &file_agentcfg_agentcfg_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -259,7 +398,7 @@ func (x *ManifestProject) String() string {
 func (*ManifestProject) ProtoMessage() {}
 
 func (x *ManifestProject) ProtoReflect() protoreflect.Message {
-	mi := &file_agentcfg_agentcfg_proto_msgTypes[2]
+	mi := &file_agentcfg_agentcfg_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -272,7 +411,7 @@ func (x *ManifestProject) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ManifestProject.ProtoReflect.Descriptor instead.
 func (*ManifestProject) Descriptor() ([]byte, []int) {
-	return file_agentcfg_agentcfg_proto_rawDescGZIP(), []int{2}
+	return file_agentcfg_agentcfg_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *ManifestProject) GetId() string {
@@ -405,7 +544,7 @@ type PruneGuard struct {
 
 func (x *PruneGuard) Reset() {
 	*x = PruneGuard{}
-	mi := &file_agentcfg_agentcfg_proto_msgTypes[3]
+	mi := &file_agentcfg_agentcfg_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -417,7 +556,7 @@ func (x *PruneGuard) String() string {
 func (*PruneGuard) ProtoMessage() {}
 
 func (x *PruneGuard) ProtoReflect() protoreflect.Message {
-	mi := &file_agentcfg_agentcfg_proto_msgTypes[3]
+	mi := &file_agentcfg_agentcfg_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -430,7 +569,7 @@ func (x *PruneGuard) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PruneGuard.ProtoReflect.Descriptor instead.
 func (*PruneGuard) Descriptor() ([]byte, []int) {
-	return file_agentcfg_agentcfg_proto_rawDescGZIP(), []int{3}
+	return file_agentcfg_agentcfg_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *PruneGuard) GetMinObjects() uint32 {
@@ -474,7 +613,7 @@ type HealthCheck struct {
 
 func (x *HealthCheck) Reset() {
 	*x = HealthCheck{}
-	mi := &file_agentcfg_agentcfg_proto_msgTypes[4]
+	mi := &file_agentcfg_agentcfg_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -486,7 +625,7 @@ func (x *HealthCheck) String() string {
 func (*HealthCheck) ProtoMessage() {}
 
 func (x *HealthCheck) ProtoReflect() protoreflect.Message {
-	mi := &file_agentcfg_agentcfg_proto_msgTypes[4]
+	mi := &file_agentcfg_agentcfg_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -499,7 +638,7 @@ func (x *HealthCheck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HealthCheck.ProtoReflect.Descriptor instead.
 func (*HealthCheck) Descriptor() ([]byte, []int) {
-	return file_agentcfg_agentcfg_proto_rawDescGZIP(), []int{4}
+	return file_agentcfg_agentcfg_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *HealthCheck) GetGroup() string {
@@ -556,7 +695,7 @@ type IgnoreFields struct {
 
 func (x *IgnoreFields) Reset() {
 	*x = IgnoreFields{}
-	mi := &file_agentcfg_agentcfg_proto_msgTypes[5]
+	mi := &file_agentcfg_agentcfg_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -568,7 +707,7 @@ func (x *IgnoreFields) String() string {
 func (*IgnoreFields) ProtoMessage() {}
 
 func (x *IgnoreFields) ProtoReflect() protoreflect.Message {
-	mi := &file_agentcfg_agentcfg_proto_msgTypes[5]
+	mi := &file_agentcfg_agentcfg_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -581,7 +720,7 @@ func (x *IgnoreFields) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IgnoreFields.ProtoReflect.Descriptor instead.
 func (*IgnoreFields) Descriptor() ([]byte, []int) {
-	return file_agentcfg_agentcfg_proto_rawDescGZIP(), []int{5}
+	return file_agentcfg_agentcfg_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *IgnoreFields) GetGroup() string {
@@ -636,7 +775,7 @@ type PathCfg struct {
 
 func (x *PathCfg) Reset() {
 	*x = PathCfg{}
-	mi := &file_agentcfg_agentcfg_proto_msgTypes[6]
+	mi := &file_agentcfg_agentcfg_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -648,7 +787,7 @@ func (x *PathCfg) String() string {
 func (*PathCfg) ProtoMessage() {}
 
 func (x *PathCfg) ProtoReflect() protoreflect.Message {
-	mi := &file_agentcfg_agentcfg_proto_msgTypes[6]
+	mi := &file_agentcfg_agentcfg_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -661,7 +800,7 @@ func (x *PathCfg) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PathCfg.ProtoReflect.Descriptor instead.
 func (*PathCfg) Descriptor() ([]byte, []int) {
-	return file_agentcfg_agentcfg_proto_rawDescGZIP(), []int{6}
+	return file_agentcfg_agentcfg_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *PathCfg) GetGlob() string {
@@ -697,7 +836,7 @@ type Kustomize struct {
 
 func (x *Kustomize) Reset() {
 	*x = Kustomize{}
-	mi := &file_agentcfg_agentcfg_proto_msgTypes[7]
+	mi := &file_agentcfg_agentcfg_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -709,7 +848,7 @@ func (x *Kustomize) String() string {
 func (*Kustomize) ProtoMessage() {}
 
 func (x *Kustomize) ProtoReflect() protoreflect.Message {
-	mi := &file_agentcfg_agentcfg_proto_msgTypes[7]
+	mi := &file_agentcfg_agentcfg_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -722,7 +861,7 @@ func (x *Kustomize) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Kustomize.ProtoReflect.Descriptor instead.
 func (*Kustomize) Descriptor() ([]byte, []int) {
-	return file_agentcfg_agentcfg_proto_rawDescGZIP(), []int{7}
+	return file_agentcfg_agentcfg_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Kustomize) GetPath() string {
@@ -750,7 +889,7 @@ type Helm struct {
 
 func (x *Helm) Reset() {
 	*x = Helm{}
-	mi := &file_agentcfg_agentcfg_proto_msgTypes[8]
+	mi := &file_agentcfg_agentcfg_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -762,7 +901,7 @@ func (x *Helm) String() string {
 func (*Helm) ProtoMessage() {}
 
 func (x *Helm) ProtoReflect() protoreflect.Message {
-	mi := &file_agentcfg_agentcfg_proto_msgTypes[8]
+	mi := &file_agentcfg_agentcfg_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -775,7 +914,7 @@ func (x *Helm) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Helm.ProtoReflect.Descriptor instead.
 func (*Helm) Descriptor() ([]byte, []int) {
-	return file_agentcfg_agentcfg_proto_rawDescGZIP(), []int{8}
+	return file_agentcfg_agentcfg_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Helm) GetChart() string {
@@ -821,7 +960,7 @@ type GitRef struct {
 
 func (x *GitRef) Reset() {
 	*x = GitRef{}
-	mi := &file_agentcfg_agentcfg_proto_msgTypes[9]
+	mi := &file_agentcfg_agentcfg_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -833,7 +972,7 @@ func (x *GitRef) String() string {
 func (*GitRef) ProtoMessage() {}
 
 func (x *GitRef) ProtoReflect() protoreflect.Message {
-	mi := &file_agentcfg_agentcfg_proto_msgTypes[9]
+	mi := &file_agentcfg_agentcfg_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -846,7 +985,7 @@ func (x *GitRef) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GitRef.ProtoReflect.Descriptor instead.
 func (*GitRef) Descriptor() ([]byte, []int) {
-	return file_agentcfg_agentcfg_proto_rawDescGZIP(), []int{9}
+	return file_agentcfg_agentcfg_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *GitRef) GetRef() isGitRef_Ref {
@@ -916,7 +1055,7 @@ type Observability struct {
 
 func (x *Observability) Reset() {
 	*x = Observability{}
-	mi := &file_agentcfg_agentcfg_proto_msgTypes[10]
+	mi := &file_agentcfg_agentcfg_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -928,7 +1067,7 @@ func (x *Observability) String() string {
 func (*Observability) ProtoMessage() {}
 
 func (x *Observability) ProtoReflect() protoreflect.Message {
-	mi := &file_agentcfg_agentcfg_proto_msgTypes[10]
+	mi := &file_agentcfg_agentcfg_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -941,7 +1080,7 @@ func (x *Observability) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Observability.ProtoReflect.Descriptor instead.
 func (*Observability) Descriptor() ([]byte, []int) {
-	return file_agentcfg_agentcfg_proto_rawDescGZIP(), []int{10}
+	return file_agentcfg_agentcfg_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Observability) GetLogging() *Logging {
@@ -964,7 +1103,7 @@ type Logging struct {
 
 func (x *Logging) Reset() {
 	*x = Logging{}
-	mi := &file_agentcfg_agentcfg_proto_msgTypes[11]
+	mi := &file_agentcfg_agentcfg_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -976,7 +1115,7 @@ func (x *Logging) String() string {
 func (*Logging) ProtoMessage() {}
 
 func (x *Logging) ProtoReflect() protoreflect.Message {
-	mi := &file_agentcfg_agentcfg_proto_msgTypes[11]
+	mi := &file_agentcfg_agentcfg_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -989,7 +1128,7 @@ func (x *Logging) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Logging.ProtoReflect.Descriptor instead.
 func (*Logging) Descriptor() ([]byte, []int) {
-	return file_agentcfg_agentcfg_proto_rawDescGZIP(), []int{11}
+	return file_agentcfg_agentcfg_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Logging) GetLevel() LogLevel {
@@ -1017,7 +1156,7 @@ type CiAccess struct {
 
 func (x *CiAccess) Reset() {
 	*x = CiAccess{}
-	mi := &file_agentcfg_agentcfg_proto_msgTypes[12]
+	mi := &file_agentcfg_agentcfg_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1029,7 +1168,7 @@ func (x *CiAccess) String() string {
 func (*CiAccess) ProtoMessage() {}
 
 func (x *CiAccess) ProtoReflect() protoreflect.Message {
-	mi := &file_agentcfg_agentcfg_proto_msgTypes[12]
+	mi := &file_agentcfg_agentcfg_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1042,7 +1181,7 @@ func (x *CiAccess) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CiAccess.ProtoReflect.Descriptor instead.
 func (*CiAccess) Descriptor() ([]byte, []int) {
-	return file_agentcfg_agentcfg_proto_rawDescGZIP(), []int{12}
+	return file_agentcfg_agentcfg_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *CiAccess) GetProjects() []*CiAccessProject {
@@ -1072,7 +1211,7 @@ type CiAccessProject struct {
 
 func (x *CiAccessProject) Reset() {
 	*x = CiAccessProject{}
-	mi := &file_agentcfg_agentcfg_proto_msgTypes[13]
+	mi := &file_agentcfg_agentcfg_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1084,7 +1223,7 @@ func (x *CiAccessProject) String() string {
 func (*CiAccessProject) ProtoMessage() {}
 
 func (x *CiAccessProject) ProtoReflect() protoreflect.Message {
-	mi := &file_agentcfg_agentcfg_proto_msgTypes[13]
+	mi := &file_agentcfg_agentcfg_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1097,7 +1236,7 @@ func (x *CiAccessProject) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CiAccessProject.ProtoReflect.Descriptor instead.
 func (*CiAccessProject) Descriptor() ([]byte, []int) {
-	return file_agentcfg_agentcfg_proto_rawDescGZIP(), []int{13}
+	return file_agentcfg_agentcfg_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *CiAccessProject) GetId() string {
@@ -1148,7 +1287,7 @@ type CiAccessGroup struct {
 
 func (x *CiAccessGroup) Reset() {
 	*x = CiAccessGroup{}
-	mi := &file_agentcfg_agentcfg_proto_msgTypes[14]
+	mi := &file_agentcfg_agentcfg_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1160,7 +1299,7 @@ func (x *CiAccessGroup) String() string {
 func (*CiAccessGroup) ProtoMessage() {}
 
 func (x *CiAccessGroup) ProtoReflect() protoreflect.Message {
-	mi := &file_agentcfg_agentcfg_proto_msgTypes[14]
+	mi := &file_agentcfg_agentcfg_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1173,7 +1312,7 @@ func (x *CiAccessGroup) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CiAccessGroup.ProtoReflect.Descriptor instead.
 func (*CiAccessGroup) Descriptor() ([]byte, []int) {
-	return file_agentcfg_agentcfg_proto_rawDescGZIP(), []int{14}
+	return file_agentcfg_agentcfg_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *CiAccessGroup) GetId() string {
@@ -1225,7 +1364,7 @@ type CiAccessAs struct {
 
 func (x *CiAccessAs) Reset() {
 	*x = CiAccessAs{}
-	mi := &file_agentcfg_agentcfg_proto_msgTypes[15]
+	mi := &file_agentcfg_agentcfg_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1237,7 +1376,7 @@ func (x *CiAccessAs) String() string {
 func (*CiAccessAs) ProtoMessage() {}
 
 func (x *CiAccessAs) ProtoReflect() protoreflect.Message {
-	mi := &file_agentcfg_agentcfg_proto_msgTypes[15]
+	mi := &file_agentcfg_agentcfg_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1250,7 +1389,7 @@ func (x *CiAccessAs) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CiAccessAs.ProtoReflect.Descriptor instead.
 func (*CiAccessAs) Descriptor() ([]byte, []int) {
-	return file_agentcfg_agentcfg_proto_rawDescGZIP(), []int{15}
+	return file_agentcfg_agentcfg_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *CiAccessAs) GetAs() isCiAccessAs_As {
@@ -1321,7 +1460,7 @@ type UserAccess struct {
 
 func (x *UserAccess) Reset() {
 	*x = UserAccess{}
-	mi := &file_agentcfg_agentcfg_proto_msgTypes[16]
+	mi := &file_agentcfg_agentcfg_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1333,7 +1472,7 @@ func (x *UserAccess) String() string {
 func (*UserAccess) ProtoMessage() {}
 
 func (x *UserAccess) ProtoReflect() protoreflect.Message {
-	mi := &file_agentcfg_agentcfg_proto_msgTypes[16]
+	mi := &file_agentcfg_agentcfg_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1346,7 +1485,7 @@ func (x *UserAccess) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UserAccess.ProtoReflect.Descriptor instead.
 func (*UserAccess) Descriptor() ([]byte, []int) {
-	return file_agentcfg_agentcfg_proto_rawDescGZIP(), []int{16}
+	return file_agentcfg_agentcfg_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *UserAccess) GetAccessAs() *UserAccessAs {
@@ -1383,7 +1522,7 @@ type UserAccessAs struct {
 
 func (x *UserAccessAs) Reset() {
 	*x = UserAccessAs{}
-	mi := &file_agentcfg_agentcfg_proto_msgTypes[17]
+	mi := &file_agentcfg_agentcfg_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1395,7 +1534,7 @@ func (x *UserAccessAs) String() string {
 func (*UserAccessAs) ProtoMessage() {}
 
 func (x *UserAccessAs) ProtoReflect() protoreflect.Message {
-	mi := &file_agentcfg_agentcfg_proto_msgTypes[17]
+	mi := &file_agentcfg_agentcfg_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1408,7 +1547,7 @@ func (x *UserAccessAs) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UserAccessAs.ProtoReflect.Descriptor instead.
 func (*UserAccessAs) Descriptor() ([]byte, []int) {
-	return file_agentcfg_agentcfg_proto_rawDescGZIP(), []int{17}
+	return file_agentcfg_agentcfg_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *UserAccessAs) GetAs() isUserAccessAs_As {
@@ -1461,7 +1600,7 @@ type UserAccessProject struct {
 
 func (x *UserAccessProject) Reset() {
 	*x = UserAccessProject{}
-	mi := &file_agentcfg_agentcfg_proto_msgTypes[18]
+	mi := &file_agentcfg_agentcfg_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1473,7 +1612,7 @@ func (x *UserAccessProject) String() string {
 func (*UserAccessProject) ProtoMessage() {}
 
 func (x *UserAccessProject) ProtoReflect() protoreflect.Message {
-	mi := &file_agentcfg_agentcfg_proto_msgTypes[18]
+	mi := &file_agentcfg_agentcfg_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1486,7 +1625,7 @@ func (x *UserAccessProject) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UserAccessProject.ProtoReflect.Descriptor instead.
 func (*UserAccessProject) Descriptor() ([]byte, []int) {
-	return file_agentcfg_agentcfg_proto_rawDescGZIP(), []int{18}
+	return file_agentcfg_agentcfg_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *UserAccessProject) GetId() string {
@@ -1505,7 +1644,7 @@ type UserAccessGroup struct {
 
 func (x *UserAccessGroup) Reset() {
 	*x = UserAccessGroup{}
-	mi := &file_agentcfg_agentcfg_proto_msgTypes[19]
+	mi := &file_agentcfg_agentcfg_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1517,7 +1656,7 @@ func (x *UserAccessGroup) String() string {
 func (*UserAccessGroup) ProtoMessage() {}
 
 func (x *UserAccessGroup) ProtoReflect() protoreflect.Message {
-	mi := &file_agentcfg_agentcfg_proto_msgTypes[19]
+	mi := &file_agentcfg_agentcfg_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1530,7 +1669,7 @@ func (x *UserAccessGroup) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UserAccessGroup.ProtoReflect.Descriptor instead.
 func (*UserAccessGroup) Descriptor() ([]byte, []int) {
-	return file_agentcfg_agentcfg_proto_rawDescGZIP(), []int{19}
+	return file_agentcfg_agentcfg_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *UserAccessGroup) GetId() string {
@@ -1548,7 +1687,7 @@ type AccessAsAgent struct {
 
 func (x *AccessAsAgent) Reset() {
 	*x = AccessAsAgent{}
-	mi := &file_agentcfg_agentcfg_proto_msgTypes[20]
+	mi := &file_agentcfg_agentcfg_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1560,7 +1699,7 @@ func (x *AccessAsAgent) String() string {
 func (*AccessAsAgent) ProtoMessage() {}
 
 func (x *AccessAsAgent) ProtoReflect() protoreflect.Message {
-	mi := &file_agentcfg_agentcfg_proto_msgTypes[20]
+	mi := &file_agentcfg_agentcfg_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1573,7 +1712,7 @@ func (x *AccessAsAgent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AccessAsAgent.ProtoReflect.Descriptor instead.
 func (*AccessAsAgent) Descriptor() ([]byte, []int) {
-	return file_agentcfg_agentcfg_proto_rawDescGZIP(), []int{20}
+	return file_agentcfg_agentcfg_proto_rawDescGZIP(), []int{22}
 }
 
 type AccessAsUser struct {
@@ -1584,7 +1723,7 @@ type AccessAsUser struct {
 
 func (x *AccessAsUser) Reset() {
 	*x = AccessAsUser{}
-	mi := &file_agentcfg_agentcfg_proto_msgTypes[21]
+	mi := &file_agentcfg_agentcfg_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1596,7 +1735,7 @@ func (x *AccessAsUser) String() string {
 func (*AccessAsUser) ProtoMessage() {}
 
 func (x *AccessAsUser) ProtoReflect() protoreflect.Message {
-	mi := &file_agentcfg_agentcfg_proto_msgTypes[21]
+	mi := &file_agentcfg_agentcfg_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1609,7 +1748,7 @@ func (x *AccessAsUser) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AccessAsUser.ProtoReflect.Descriptor instead.
 func (*AccessAsUser) Descriptor() ([]byte, []int) {
-	return file_agentcfg_agentcfg_proto_rawDescGZIP(), []int{21}
+	return file_agentcfg_agentcfg_proto_rawDescGZIP(), []int{23}
 }
 
 type AccessAsCiJob struct {
@@ -1620,7 +1759,7 @@ type AccessAsCiJob struct {
 
 func (x *AccessAsCiJob) Reset() {
 	*x = AccessAsCiJob{}
-	mi := &file_agentcfg_agentcfg_proto_msgTypes[22]
+	mi := &file_agentcfg_agentcfg_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1632,7 +1771,7 @@ func (x *AccessAsCiJob) String() string {
 func (*AccessAsCiJob) ProtoMessage() {}
 
 func (x *AccessAsCiJob) ProtoReflect() protoreflect.Message {
-	mi := &file_agentcfg_agentcfg_proto_msgTypes[22]
+	mi := &file_agentcfg_agentcfg_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1645,7 +1784,7 @@ func (x *AccessAsCiJob) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AccessAsCiJob.ProtoReflect.Descriptor instead.
 func (*AccessAsCiJob) Descriptor() ([]byte, []int) {
-	return file_agentcfg_agentcfg_proto_rawDescGZIP(), []int{22}
+	return file_agentcfg_agentcfg_proto_rawDescGZIP(), []int{24}
 }
 
 type AccessAsImpersonate struct {
@@ -1660,7 +1799,7 @@ type AccessAsImpersonate struct {
 
 func (x *AccessAsImpersonate) Reset() {
 	*x = AccessAsImpersonate{}
-	mi := &file_agentcfg_agentcfg_proto_msgTypes[23]
+	mi := &file_agentcfg_agentcfg_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1672,7 +1811,7 @@ func (x *AccessAsImpersonate) String() string {
 func (*AccessAsImpersonate) ProtoMessage() {}
 
 func (x *AccessAsImpersonate) ProtoReflect() protoreflect.Message {
-	mi := &file_agentcfg_agentcfg_proto_msgTypes[23]
+	mi := &file_agentcfg_agentcfg_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1685,7 +1824,7 @@ func (x *AccessAsImpersonate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AccessAsImpersonate.ProtoReflect.Descriptor instead.
 func (*AccessAsImpersonate) Descriptor() ([]byte, []int) {
-	return file_agentcfg_agentcfg_proto_rawDescGZIP(), []int{23}
+	return file_agentcfg_agentcfg_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *AccessAsImpersonate) GetUsername() string {
@@ -1726,7 +1865,7 @@ type ExtraKeyVal struct {
 
 func (x *ExtraKeyVal) Reset() {
 	*x = ExtraKeyVal{}
-	mi := &file_agentcfg_agentcfg_proto_msgTypes[24]
+	mi := &file_agentcfg_agentcfg_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1738,7 +1877,7 @@ func (x *ExtraKeyVal) String() string {
 func (*ExtraKeyVal) ProtoMessage() {}
 
 func (x *ExtraKeyVal) ProtoReflect() protoreflect.Message {
-	mi := &file_agentcfg_agentcfg_proto_msgTypes[24]
+	mi := &file_agentcfg_agentcfg_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1751,7 +1890,7 @@ func (x *ExtraKeyVal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExtraKeyVal.ProtoReflect.Descriptor instead.
 func (*ExtraKeyVal) Descriptor() ([]byte, []int) {
-	return file_agentcfg_agentcfg_proto_rawDescGZIP(), []int{24}
+	return file_agentcfg_agentcfg_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ExtraKeyVal) GetKey() string {
@@ -1772,13 +1911,23 @@ var File_agentcfg_agentcfg_proto protoreflect.FileDescriptor
 
 const file_agentcfg_agentcfg_proto_rawDesc = "" +
 	"\n" +
-	"\x17agentcfg/agentcfg.proto\x12\bagentcfg\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\"\xe4\x01\n" +
+	"\x17agentcfg/agentcfg.proto\x12\bagentcfg\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\"\xa1\x02\n" +
 	"\x11ConfigurationFile\x12(\n" +
 	"\x06gitops\x18\x01 \x01(\v2\x10.agentcfg.GitopsR\x06gitops\x12=\n" +
 	"\robservability\x18\x02 \x01(\v2\x17.agentcfg.ObservabilityR\robservability\x12/\n" +
 	"\tci_access\x18\x03 \x01(\v2\x12.agentcfg.CiAccessR\bciAccess\x125\n" +
 	"\vuser_access\x18\x04 \x01(\v2\x14.agentcfg.UserAccessR\n" +
-	"userAccess\"P\n" +
+	"userAccess\x12;\n" +
+	"\rcluster_state\x18\x05 \x01(\v2\x16.agentcfg.ClusterStateR\fclusterState\"\xb8\x01\n" +
+	"\fClusterState\x12;\n" +
+	"\apreload\x18\x01 \x03(\v2\x16.agentcfg.KeptResourceB\t\xbaH\x06\x92\x01\x03\x10\xc8\x01R\apreload\x12#\n" +
+	"\rsecret_values\x18\x02 \x01(\bR\fsecretValues\x12F\n" +
+	"\fidle_timeout\x18\x03 \x01(\v2\x19.google.protobuf.DurationB\b\xbaH\x05\xaa\x01\x022\x00R\vidleTimeout\"\x84\x01\n" +
+	"\fKeptResource\x12\x1e\n" +
+	"\x05group\x18\x01 \x01(\tB\b\xbaH\x05r\x03\x18\xfd\x01R\x05group\x12&\n" +
+	"\bresource\x18\x02 \x01(\tB\n" +
+	"\xbaH\ar\x05\x10\x01\x18\xfd\x01R\bresource\x12,\n" +
+	"\x05shape\x18\x03 \x01(\tB\x16\xbaH\x13r\x11R\x00R\x06objectR\x05tableR\x05shape\"P\n" +
 	"\x06Gitops\x12F\n" +
 	"\x11manifest_projects\x18\x01 \x03(\v2\x19.agentcfg.ManifestProjectR\x10manifestProjects\"\xff\x06\n" +
 	"\x0fManifestProject\x12\x17\n" +
@@ -1914,72 +2063,77 @@ func file_agentcfg_agentcfg_proto_rawDescGZIP() []byte {
 }
 
 var file_agentcfg_agentcfg_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_agentcfg_agentcfg_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
+var file_agentcfg_agentcfg_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
 var file_agentcfg_agentcfg_proto_goTypes = []any{
 	(LogLevel)(0),               // 0: agentcfg.LogLevel
 	(*ConfigurationFile)(nil),   // 1: agentcfg.ConfigurationFile
-	(*Gitops)(nil),              // 2: agentcfg.Gitops
-	(*ManifestProject)(nil),     // 3: agentcfg.ManifestProject
-	(*PruneGuard)(nil),          // 4: agentcfg.PruneGuard
-	(*HealthCheck)(nil),         // 5: agentcfg.HealthCheck
-	(*IgnoreFields)(nil),        // 6: agentcfg.IgnoreFields
-	(*PathCfg)(nil),             // 7: agentcfg.PathCfg
-	(*Kustomize)(nil),           // 8: agentcfg.Kustomize
-	(*Helm)(nil),                // 9: agentcfg.Helm
-	(*GitRef)(nil),              // 10: agentcfg.GitRef
-	(*Observability)(nil),       // 11: agentcfg.Observability
-	(*Logging)(nil),             // 12: agentcfg.Logging
-	(*CiAccess)(nil),            // 13: agentcfg.CiAccess
-	(*CiAccessProject)(nil),     // 14: agentcfg.CiAccessProject
-	(*CiAccessGroup)(nil),       // 15: agentcfg.CiAccessGroup
-	(*CiAccessAs)(nil),          // 16: agentcfg.CiAccessAs
-	(*UserAccess)(nil),          // 17: agentcfg.UserAccess
-	(*UserAccessAs)(nil),        // 18: agentcfg.UserAccessAs
-	(*UserAccessProject)(nil),   // 19: agentcfg.UserAccessProject
-	(*UserAccessGroup)(nil),     // 20: agentcfg.UserAccessGroup
-	(*AccessAsAgent)(nil),       // 21: agentcfg.AccessAsAgent
-	(*AccessAsUser)(nil),        // 22: agentcfg.AccessAsUser
-	(*AccessAsCiJob)(nil),       // 23: agentcfg.AccessAsCiJob
-	(*AccessAsImpersonate)(nil), // 24: agentcfg.AccessAsImpersonate
-	(*ExtraKeyVal)(nil),         // 25: agentcfg.ExtraKeyVal
-	(*durationpb.Duration)(nil), // 26: google.protobuf.Duration
+	(*ClusterState)(nil),        // 2: agentcfg.ClusterState
+	(*KeptResource)(nil),        // 3: agentcfg.KeptResource
+	(*Gitops)(nil),              // 4: agentcfg.Gitops
+	(*ManifestProject)(nil),     // 5: agentcfg.ManifestProject
+	(*PruneGuard)(nil),          // 6: agentcfg.PruneGuard
+	(*HealthCheck)(nil),         // 7: agentcfg.HealthCheck
+	(*IgnoreFields)(nil),        // 8: agentcfg.IgnoreFields
+	(*PathCfg)(nil),             // 9: agentcfg.PathCfg
+	(*Kustomize)(nil),           // 10: agentcfg.Kustomize
+	(*Helm)(nil),                // 11: agentcfg.Helm
+	(*GitRef)(nil),              // 12: agentcfg.GitRef
+	(*Observability)(nil),       // 13: agentcfg.Observability
+	(*Logging)(nil),             // 14: agentcfg.Logging
+	(*CiAccess)(nil),            // 15: agentcfg.CiAccess
+	(*CiAccessProject)(nil),     // 16: agentcfg.CiAccessProject
+	(*CiAccessGroup)(nil),       // 17: agentcfg.CiAccessGroup
+	(*CiAccessAs)(nil),          // 18: agentcfg.CiAccessAs
+	(*UserAccess)(nil),          // 19: agentcfg.UserAccess
+	(*UserAccessAs)(nil),        // 20: agentcfg.UserAccessAs
+	(*UserAccessProject)(nil),   // 21: agentcfg.UserAccessProject
+	(*UserAccessGroup)(nil),     // 22: agentcfg.UserAccessGroup
+	(*AccessAsAgent)(nil),       // 23: agentcfg.AccessAsAgent
+	(*AccessAsUser)(nil),        // 24: agentcfg.AccessAsUser
+	(*AccessAsCiJob)(nil),       // 25: agentcfg.AccessAsCiJob
+	(*AccessAsImpersonate)(nil), // 26: agentcfg.AccessAsImpersonate
+	(*ExtraKeyVal)(nil),         // 27: agentcfg.ExtraKeyVal
+	(*durationpb.Duration)(nil), // 28: google.protobuf.Duration
 }
 var file_agentcfg_agentcfg_proto_depIdxs = []int32{
-	2,  // 0: agentcfg.ConfigurationFile.gitops:type_name -> agentcfg.Gitops
-	11, // 1: agentcfg.ConfigurationFile.observability:type_name -> agentcfg.Observability
-	13, // 2: agentcfg.ConfigurationFile.ci_access:type_name -> agentcfg.CiAccess
-	17, // 3: agentcfg.ConfigurationFile.user_access:type_name -> agentcfg.UserAccess
-	3,  // 4: agentcfg.Gitops.manifest_projects:type_name -> agentcfg.ManifestProject
-	7,  // 5: agentcfg.ManifestProject.paths:type_name -> agentcfg.PathCfg
-	26, // 6: agentcfg.ManifestProject.reconcile_timeout:type_name -> google.protobuf.Duration
-	26, // 7: agentcfg.ManifestProject.prune_timeout:type_name -> google.protobuf.Duration
-	10, // 8: agentcfg.ManifestProject.ref:type_name -> agentcfg.GitRef
-	4,  // 9: agentcfg.ManifestProject.prune_guard:type_name -> agentcfg.PruneGuard
-	5,  // 10: agentcfg.ManifestProject.health_checks:type_name -> agentcfg.HealthCheck
-	6,  // 11: agentcfg.ManifestProject.ignore_fields:type_name -> agentcfg.IgnoreFields
-	8,  // 12: agentcfg.PathCfg.kustomize:type_name -> agentcfg.Kustomize
-	9,  // 13: agentcfg.PathCfg.helm:type_name -> agentcfg.Helm
-	12, // 14: agentcfg.Observability.logging:type_name -> agentcfg.Logging
-	0,  // 15: agentcfg.Logging.level:type_name -> agentcfg.LogLevel
-	0,  // 16: agentcfg.Logging.grpc_level:type_name -> agentcfg.LogLevel
-	14, // 17: agentcfg.CiAccess.projects:type_name -> agentcfg.CiAccessProject
-	15, // 18: agentcfg.CiAccess.groups:type_name -> agentcfg.CiAccessGroup
-	16, // 19: agentcfg.CiAccessProject.access_as:type_name -> agentcfg.CiAccessAs
-	16, // 20: agentcfg.CiAccessGroup.access_as:type_name -> agentcfg.CiAccessAs
-	21, // 21: agentcfg.CiAccessAs.agent:type_name -> agentcfg.AccessAsAgent
-	24, // 22: agentcfg.CiAccessAs.impersonate:type_name -> agentcfg.AccessAsImpersonate
-	23, // 23: agentcfg.CiAccessAs.ci_job:type_name -> agentcfg.AccessAsCiJob
-	18, // 24: agentcfg.UserAccess.access_as:type_name -> agentcfg.UserAccessAs
-	19, // 25: agentcfg.UserAccess.projects:type_name -> agentcfg.UserAccessProject
-	20, // 26: agentcfg.UserAccess.groups:type_name -> agentcfg.UserAccessGroup
-	21, // 27: agentcfg.UserAccessAs.agent:type_name -> agentcfg.AccessAsAgent
-	22, // 28: agentcfg.UserAccessAs.user:type_name -> agentcfg.AccessAsUser
-	25, // 29: agentcfg.AccessAsImpersonate.extra:type_name -> agentcfg.ExtraKeyVal
-	30, // [30:30] is the sub-list for method output_type
-	30, // [30:30] is the sub-list for method input_type
-	30, // [30:30] is the sub-list for extension type_name
-	30, // [30:30] is the sub-list for extension extendee
-	0,  // [0:30] is the sub-list for field type_name
+	4,  // 0: agentcfg.ConfigurationFile.gitops:type_name -> agentcfg.Gitops
+	13, // 1: agentcfg.ConfigurationFile.observability:type_name -> agentcfg.Observability
+	15, // 2: agentcfg.ConfigurationFile.ci_access:type_name -> agentcfg.CiAccess
+	19, // 3: agentcfg.ConfigurationFile.user_access:type_name -> agentcfg.UserAccess
+	2,  // 4: agentcfg.ConfigurationFile.cluster_state:type_name -> agentcfg.ClusterState
+	3,  // 5: agentcfg.ClusterState.preload:type_name -> agentcfg.KeptResource
+	28, // 6: agentcfg.ClusterState.idle_timeout:type_name -> google.protobuf.Duration
+	5,  // 7: agentcfg.Gitops.manifest_projects:type_name -> agentcfg.ManifestProject
+	9,  // 8: agentcfg.ManifestProject.paths:type_name -> agentcfg.PathCfg
+	28, // 9: agentcfg.ManifestProject.reconcile_timeout:type_name -> google.protobuf.Duration
+	28, // 10: agentcfg.ManifestProject.prune_timeout:type_name -> google.protobuf.Duration
+	12, // 11: agentcfg.ManifestProject.ref:type_name -> agentcfg.GitRef
+	6,  // 12: agentcfg.ManifestProject.prune_guard:type_name -> agentcfg.PruneGuard
+	7,  // 13: agentcfg.ManifestProject.health_checks:type_name -> agentcfg.HealthCheck
+	8,  // 14: agentcfg.ManifestProject.ignore_fields:type_name -> agentcfg.IgnoreFields
+	10, // 15: agentcfg.PathCfg.kustomize:type_name -> agentcfg.Kustomize
+	11, // 16: agentcfg.PathCfg.helm:type_name -> agentcfg.Helm
+	14, // 17: agentcfg.Observability.logging:type_name -> agentcfg.Logging
+	0,  // 18: agentcfg.Logging.level:type_name -> agentcfg.LogLevel
+	0,  // 19: agentcfg.Logging.grpc_level:type_name -> agentcfg.LogLevel
+	16, // 20: agentcfg.CiAccess.projects:type_name -> agentcfg.CiAccessProject
+	17, // 21: agentcfg.CiAccess.groups:type_name -> agentcfg.CiAccessGroup
+	18, // 22: agentcfg.CiAccessProject.access_as:type_name -> agentcfg.CiAccessAs
+	18, // 23: agentcfg.CiAccessGroup.access_as:type_name -> agentcfg.CiAccessAs
+	23, // 24: agentcfg.CiAccessAs.agent:type_name -> agentcfg.AccessAsAgent
+	26, // 25: agentcfg.CiAccessAs.impersonate:type_name -> agentcfg.AccessAsImpersonate
+	25, // 26: agentcfg.CiAccessAs.ci_job:type_name -> agentcfg.AccessAsCiJob
+	20, // 27: agentcfg.UserAccess.access_as:type_name -> agentcfg.UserAccessAs
+	21, // 28: agentcfg.UserAccess.projects:type_name -> agentcfg.UserAccessProject
+	22, // 29: agentcfg.UserAccess.groups:type_name -> agentcfg.UserAccessGroup
+	23, // 30: agentcfg.UserAccessAs.agent:type_name -> agentcfg.AccessAsAgent
+	24, // 31: agentcfg.UserAccessAs.user:type_name -> agentcfg.AccessAsUser
+	27, // 32: agentcfg.AccessAsImpersonate.extra:type_name -> agentcfg.ExtraKeyVal
+	33, // [33:33] is the sub-list for method output_type
+	33, // [33:33] is the sub-list for method input_type
+	33, // [33:33] is the sub-list for extension type_name
+	33, // [33:33] is the sub-list for extension extendee
+	0,  // [0:33] is the sub-list for field type_name
 }
 
 func init() { file_agentcfg_agentcfg_proto_init() }
@@ -1987,20 +2141,20 @@ func file_agentcfg_agentcfg_proto_init() {
 	if File_agentcfg_agentcfg_proto != nil {
 		return
 	}
-	file_agentcfg_agentcfg_proto_msgTypes[2].OneofWrappers = []any{}
-	file_agentcfg_agentcfg_proto_msgTypes[3].OneofWrappers = []any{}
-	file_agentcfg_agentcfg_proto_msgTypes[9].OneofWrappers = []any{
+	file_agentcfg_agentcfg_proto_msgTypes[4].OneofWrappers = []any{}
+	file_agentcfg_agentcfg_proto_msgTypes[5].OneofWrappers = []any{}
+	file_agentcfg_agentcfg_proto_msgTypes[11].OneofWrappers = []any{
 		(*GitRef_Branch)(nil),
 		(*GitRef_Tag)(nil),
 		(*GitRef_Commit)(nil),
 	}
-	file_agentcfg_agentcfg_proto_msgTypes[11].OneofWrappers = []any{}
-	file_agentcfg_agentcfg_proto_msgTypes[15].OneofWrappers = []any{
+	file_agentcfg_agentcfg_proto_msgTypes[13].OneofWrappers = []any{}
+	file_agentcfg_agentcfg_proto_msgTypes[17].OneofWrappers = []any{
 		(*CiAccessAs_Agent)(nil),
 		(*CiAccessAs_Impersonate)(nil),
 		(*CiAccessAs_CiJob)(nil),
 	}
-	file_agentcfg_agentcfg_proto_msgTypes[17].OneofWrappers = []any{
+	file_agentcfg_agentcfg_proto_msgTypes[19].OneofWrappers = []any{
 		(*UserAccessAs_Agent)(nil),
 		(*UserAccessAs_User)(nil),
 	}
@@ -2010,7 +2164,7 @@ func file_agentcfg_agentcfg_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_agentcfg_agentcfg_proto_rawDesc), len(file_agentcfg_agentcfg_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   25,
+			NumMessages:   27,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -327,8 +327,11 @@ type Listen struct {
 	// For api.listen: file with the base64 of the secret that signs RoR's tokens.
 	// Default: gitlab.authentication_secret_file.
 	AuthenticationSecretFile string `protobuf:"bytes,6,opt,name=authentication_secret_file,json=authenticationSecretFile,proto3" json:"authentication_secret_file,omitempty"`
-	unknownFields            protoimpl.UnknownFields
-	sizeCache                protoimpl.SizeCache
+	// For agent.listen: agents connect by WebSocket (ws:// and wss://), for load balancers
+	// that do not pass HTTP/2 on. Default: they connect by gRPC. Only one of the two.
+	Websocket     bool `protobuf:"varint,7,opt,name=websocket,proto3" json:"websocket,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Listen) Reset() {
@@ -401,6 +404,13 @@ func (x *Listen) GetAuthenticationSecretFile() string {
 		return x.AuthenticationSecretFile
 	}
 	return ""
+}
+
+func (x *Listen) GetWebsocket() bool {
+	if x != nil {
+		return x.Websocket
+	}
+	return false
 }
 
 // AgentConfiguration is how agents' configuration files are read.
@@ -783,14 +793,15 @@ const file_kascfg_kascfg_proto_rawDesc = "" +
 	"\rconfiguration\x18\x02 \x01(\v2\x1a.kascfg.AgentConfigurationR\rconfiguration\x12&\n" +
 	"\x06gitops\x18\x03 \x01(\v2\x0e.kascfg.GitopsR\x06gitops\x12I\n" +
 	"\x0einfo_cache_ttl\x18\x04 \x01(\v2\x19.google.protobuf.DurationB\b\xbaH\x05\xaa\x01\x022\x00R\finfoCacheTtl\x12T\n" +
-	"\x14info_cache_error_ttl\x18\x05 \x01(\v2\x19.google.protobuf.DurationB\b\xbaH\x05\xaa\x01\x022\x00R\x11infoCacheErrorTtl\"\x93\x02\n" +
+	"\x14info_cache_error_ttl\x18\x05 \x01(\v2\x19.google.protobuf.DurationB\b\xbaH\x05\xaa\x01\x022\x00R\x11infoCacheErrorTtl\"\xb1\x02\n" +
 	"\x06Listen\x12\x18\n" +
 	"\anetwork\x18\x01 \x01(\tR\anetwork\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\x12)\n" +
 	"\x10certificate_file\x18\x03 \x01(\tR\x0fcertificateFile\x12\x19\n" +
 	"\bkey_file\x18\x04 \x01(\tR\akeyFile\x12Q\n" +
 	"\x12max_connection_age\x18\x05 \x01(\v2\x19.google.protobuf.DurationB\b\xbaH\x05\xaa\x01\x022\x00R\x10maxConnectionAge\x12<\n" +
-	"\x1aauthentication_secret_file\x18\x06 \x01(\tR\x18authenticationSecretFile\"\x99\x01\n" +
+	"\x1aauthentication_secret_file\x18\x06 \x01(\tR\x18authenticationSecretFile\x12\x1c\n" +
+	"\twebsocket\x18\a \x01(\bR\twebsocket\"\x99\x01\n" +
 	"\x12AgentConfiguration\x12D\n" +
 	"\vpoll_period\x18\x01 \x01(\v2\x19.google.protobuf.DurationB\b\xbaH\x05\xaa\x01\x022\x00R\n" +
 	"pollPeriod\x12=\n" +
