@@ -1,6 +1,7 @@
 package grpctool
 
 import (
+	"bytes"
 	"testing"
 
 	"google.golang.org/grpc/health/grpc_health_v1"
@@ -33,7 +34,7 @@ func TestRaw_IsTheMessageThatItHolds(t *testing.T) {
 				t.Errorf("got %v, %v", again, err)
 			}
 			whole := &Raw{}
-			if err := RawCodec().Unmarshal(mem.BufferSlice{mem.SliceBuffer(data[:3]), mem.SliceBuffer(data[3:])}, whole); err != nil || string(whole.Data) != string(data) {
+			if err := RawCodec().Unmarshal(mem.BufferSlice{mem.SliceBuffer(data[:3]), mem.SliceBuffer(data[3:])}, whole); err != nil || !bytes.Equal(whole.Data, data) {
 				t.Errorf("got %v, %v", whole, err)
 			}
 		})

@@ -156,7 +156,7 @@ func FromError(err error, md metadata.MD) *agentrpc.TunnelTrailers {
 func ToError(trailers *agentrpc.TunnelTrailers) error {
 	if len(trailers.GetDetails()) > 0 && len(trailers.GetDetails()) <= maxText {
 		s := &spb.Status{}
-		if proto.Unmarshal(trailers.GetDetails(), s) == nil && s.GetCode() == int32(trailers.GetCode()) { //nolint:gosec // compared, not used
+		if proto.Unmarshal(trailers.GetDetails(), s) == nil && s.GetCode() == int32(trailers.GetCode()) {
 			return status.ErrorProto(s) //nolint:wrapcheck // it is the other end's
 		}
 	}
@@ -164,7 +164,7 @@ func ToError(trailers *agentrpc.TunnelTrailers) error {
 	if code > codes.Unauthenticated {
 		return status.Errorf(codes.Unknown, "%v: %d: %s", errCode, trailers.GetCode(), clip(trailers.GetMessage()))
 	}
-	return status.Error(code, clip(trailers.GetMessage())) //nolint:wrapcheck // it is the other end's
+	return status.Error(code, clip(trailers.GetMessage()))
 }
 
 func clip(s string) string {
