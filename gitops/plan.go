@@ -72,6 +72,8 @@ type Step struct {
 	lacks *schema.GroupVersionKind
 	// note says what the run did or would do, where the action does not tell.
 	note string
+	// removed: the run has deleted the live object to create it anew.
+	removed bool
 }
 
 // exists says that there is a live object.

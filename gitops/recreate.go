@@ -98,6 +98,7 @@ func (r *run) replace(ctx context.Context, s *Step) error {
 	if err != nil {
 		return err
 	}
+	s.removed = true
 	gone := false
 	err = r.await(ctx, []schema.GroupKind{id.GroupKind}, recreateTimeout, 0, func() (bool, error) {
 		now, exists := r.cluster.Live(id)

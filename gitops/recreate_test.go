@@ -141,6 +141,30 @@ func TestRun_CrashBetweenDeletionAndCreationConverges(t *testing.T) {
 	require.Equal(t, gitops.ActionCreated, o.get("a").Action)
 }
 
+func TestRun_ObjectDeletedToBeCreatedAnewIsCreatedWhateverComesNext(t *testing.T) {
+	// Its manifest leaves it to others, who did not delete it: we did.
+	lax := func(value string) string {
+		return strings.Replace(recreatable("a", value, "recreate"), "annotations: {", "annotations: {agent.gitlab.com/drift: ignore, ", 1)
+	}
+	w := newWorld()
+	f := w.process()
+	run(t, f, project(), set(t, lax("1")))
+	immutably(f)
+	refuse := f.fault
+	f.fault = func(call string) error {
+		if _, exists := f.Live(cmID("a")); !exists && call == "before apply a" {
+			return errRefused
+		}
+		return refuse(call)
+	}
+	_, o := run(t, f, project(), set(t, lax("2")))
+	require.Equal(t, gitops.ActionFailed, o.get("a").Action)
+	require.Empty(t, w.names())
+
+	_, o = run(t, w.process(), project(), set(t, lax("1")))
+	require.Equal(t, gitops.ActionCreated, o.get("a").Action)
+}
+
 func TestRun_RecreatedObjectThatDoesNotGoFailsWithWhatHoldsIt(t *testing.T) {
 	w := newWorld()
 	f := w.process()

@@ -97,6 +97,11 @@ func (r *run) application(s *Step, dryRun bool) application {
 // settle records what a step came to. The error stops the wave.
 func (r *run) settle(got outcome) error {
 	s := got.step
+	if got.err != nil && s.removed {
+		// What is on record is gone, by our own hand: whichever manifest comes next is
+		// to be applied.
+		r.inv.Set(s.Status.ID, inventory.Entry{})
+	}
 	switch {
 	case errors.Is(got.err, ErrUnavailable), errors.Is(got.err, context.Canceled):
 		return fmt.Errorf("%s: %w", describe(s.Status.ID), got.err)
