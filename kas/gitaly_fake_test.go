@@ -44,7 +44,7 @@ func (f *fakeGitaly) serve(tb testing.TB) string {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	server := grpc.NewServer()
+	server := grpc.NewServer(grpc.WaitForHandlers(true))
 	gitalypb.RegisterSmartHTTPServiceServer(server, f)
 	gitalypb.RegisterCommitServiceServer(server, f)
 	gitalypb.RegisterBlobServiceServer(server, f)

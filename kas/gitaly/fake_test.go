@@ -275,7 +275,7 @@ func (f *fake) GetBlob(request *gitalypb.GetBlobRequest, stream gitalypb.BlobSer
 func (f *fake) serve(t *testing.T, config gitaly.PoolConfig) *gitaly.Pool {
 	t.Helper()
 	listener := bufconn.Listen(1 << 16)
-	server := grpc.NewServer()
+	server := grpc.NewServer(grpc.WaitForHandlers(true))
 	gitalypb.RegisterSmartHTTPServiceServer(server, f)
 	gitalypb.RegisterCommitServiceServer(server, f)
 	gitalypb.RegisterBlobServiceServer(server, f)

@@ -69,7 +69,7 @@ func start(t *testing.T, change ...func(*push.Config)) *harness {
 		Access: h.ror, Source: h.repo, Status: h.board, Registerer: h.metrics, Log: log,
 	})
 	h.server = server
-	rpc := grpc.NewServer()
+	rpc := grpc.NewServer(grpc.WaitForHandlers(true))
 	agentrpc.RegisterSyncServer(rpc, server)
 	ctx, stop := context.WithCancel(t.Context())
 	h.stop = stop

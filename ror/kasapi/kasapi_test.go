@@ -51,10 +51,18 @@ func (s *tracker) GetConnectedAgents(ctx context.Context, req *railsrpc.GetConne
 
 func start(t *testing.T, s *tracker, commands *statuses, with []byte) *kasapi.Client {
 	t.Helper()
+	return serve(t, with, func(srv *grpc.Server) {
+		railsrpc.RegisterAgentTrackerServer(srv, s)
+		railsrpc.RegisterSyncStatusServer(srv, commands)
+	})
+}
+
+// serve returns a client of a kas that has what register registers.
+func serve(t *testing.T, with []byte, register func(*grpc.Server)) *kasapi.Client {
+	t.Helper()
 	l := bufconn.Listen(1 << 16)
-	srv := grpc.NewServer()
-	railsrpc.RegisterAgentTrackerServer(srv, s)
-	railsrpc.RegisterSyncStatusServer(srv, commands)
+	srv := grpc.NewServer(grpc.WaitForHandlers(true))
+	register(srv)
 	done := make(chan error, 1)
 	go func() { done <- srv.Serve(l) }()
 	c, err := kasapi.NewClient(kasapi.Config{Address: "passthrough:///kas", Secret: with},
