@@ -15,6 +15,7 @@ import (
 	"k8s.io/utils/clock"
 
 	"github.com/kas-agentk/kas/agentk/desired"
+	"github.com/kas-agentk/kas/agentk/tunnel"
 	"github.com/kas-agentk/kas/api/agentcfg"
 	"github.com/kas-agentk/kas/api/agentrpc"
 	"github.com/kas-agentk/kas/internal/admin"
@@ -23,7 +24,7 @@ import (
 
 // Config of an Agent.
 type Config struct {
-	// KASAddress is grpc://HOST:PORT or grpcs://HOST:PORT.
+	// KASAddress is grpc[s]://HOST:PORT or ws[s]://HOST[:PORT]/PATH.
 	KASAddress string
 	// CACertFile, unless empty, holds PEM certificates to trust beside the system's.
 	CACertFile string
@@ -41,8 +42,15 @@ type Config struct {
 	// Controls keeps what people decide about projects; nil: it is forgotten when the
 	// process ends.
 	Controls ControlStore
+	// Services each register what this agent answers over the reverse tunnel, as in
+	// func(r grpc.ServiceRegistrar) { agentrpc.RegisterClusterQueryServer(r, server) }.
+	// Every replica answers, leader or not. None: the tunnel is not opened.
+	Services []func(grpc.ServiceRegistrar)
 	// ApplyLogging, unless nil, has the log follow the configuration.
 	ApplyLogging func(*agentcfg.Observability)
+	// ApplyClusterState, unless nil, has what is kept of the cluster follow the
+	// configuration.
+	ApplyClusterState func(*agentcfg.ClusterState)
 
 	Registry *prometheus.Registry
 	Log      *zap.Logger
@@ -54,6 +62,12 @@ type Config struct {
 
 func (c *Config) token() (string, error) { return readToken(c.TokenFile) }
 
+// apply has what is not about projects follow the configuration.
+func (c *Config) apply(file *agentcfg.ConfigurationFile) {
+	c.ApplyLogging(file.GetObservability())
+	c.ApplyClusterState(file.GetClusterState())
+}
+
 // Agent follows kas.
 type Agent struct {
 	cfg     Config
@@ -61,6 +75,7 @@ type Agent struct {
 	elector Elector
 	metrics *metrics
 	conn    *grpc.ClientConn
+	tunnel  *tunnel.Server
 	link    *link
 	configs desired.Slot[*configuration]
 	// store is nil without a state directory.
@@ -82,12 +97,19 @@ func New(cfg Config, engine Engine, elector Elector) (*Agent, error) {
 	if cfg.ApplyLogging == nil {
 		cfg.ApplyLogging = func(*agentcfg.Observability) {}
 	}
+	if cfg.ApplyClusterState == nil {
+		cfg.ApplyClusterState = func(*agentcfg.ClusterState) {}
+	}
 	if cfg.KubernetesVersion == nil {
 		cfg.KubernetesVersion = func(context.Context) string { return "" }
 	}
 	metrics, err := newMetrics(cfg.Registry)
 	if err != nil {
 		return nil, fmt.Errorf("register metrics: %w", err)
+	}
+	tunnelMetrics, err := tunnel.NewMetrics(cfg.Registry)
+	if err != nil {
+		return nil, err
 	}
 	var id [8]byte
 	_, _ = rand.Read(id[:]) // never fails
@@ -107,6 +129,7 @@ func New(cfg Config, engine Engine, elector Elector) (*Agent, error) {
 	if a.conn, err = newConn(&a.cfg); err != nil {
 		return nil, err
 	}
+	a.tunnel = a.newTunnel(tunnelMetrics)
 	return a, nil
 }
 
@@ -122,11 +145,11 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 		defer stop()
 	}
 	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error {
+		a.noticeAbsence(ctx)
+		return nil
+	})
 	if a.store != nil {
-		g.Go(func() error {
-			noticeAbsence(ctx, a.conn, a.link)
-			return nil
-		})
 		g.Go(func() error {
 			a.restore(ctx)
 			return nil
@@ -143,19 +166,20 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 	}
 	g.Go(func() error {
 		w := &watcher{
-			log:          a.cfg.Log,
-			client:       agentrpc.NewAgentConfigurationClient(a.conn),
-			meta:         a.meta,
-			token:        a.cfg.token,
-			link:         a.link,
-			applyLogging: a.cfg.ApplyLogging,
-			configs:      &a.configs,
-			keep:         a.keepConfiguration,
-			policies:     *a.cfg.reopen,
+			log:      a.cfg.Log,
+			client:   agentrpc.NewAgentConfigurationClient(a.conn),
+			meta:     a.meta,
+			token:    a.cfg.token,
+			link:     a.link,
+			apply:    a.cfg.apply,
+			configs:  &a.configs,
+			keep:     a.keepConfiguration,
+			policies: *a.cfg.reopen,
 		}
 		w.Run(ctx)
 		return nil
 	})
+	g.Go(func() error { return a.tunnel.Run(ctx) })
 	g.Go(func() error { return a.lead(ctx) })
 	return g.Wait()
 }

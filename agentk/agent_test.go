@@ -357,14 +357,58 @@ func TestAgent_ConnectsByTLS(t *testing.T) {
 	r.awaitReady(t)
 }
 
+func TestAgent_ConnectsByWebSocket(t *testing.T) {
+	web := httptest.NewTLSServer(nil)
+	defer web.Close()
+	caFile := filepath.Join(t.TempDir(), "ca.pem")
+	require.NoError(t, os.WriteFile(caFile, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: web.Certificate().Raw}), 0o600))
+	for scheme, cfg := range map[string]*tls.Config{
+		"ws": nil, "wss": {Certificates: web.TLS.Certificates, MinVersion: tls.VersionTLS12},
+	} {
+		t.Run(scheme, func(t *testing.T) {
+			r := &rig{engine: newFakeEngine(), tokenFile: filepath.Join(t.TempDir(), "token")}
+			r.kas = startFakeKASOver(t, cfg, true)
+			r.run(t, scheme+"://"+r.kas.address+"/-/kas", func(c *Config) {
+				if cfg != nil {
+					c.CACertFile = caFile
+				}
+			})
+			r.kas.configure(5, project("a"))
+			r.kas.push("a", aSet("c1", 10, "x")...)
+			r.awaitSynced(t, "a", "c1")
+			r.awaitReady(t)
+			r.kas.stop()
+			r.awaitUnready(t, "kas: not connected")
+			r.kas.start(t)
+			r.awaitReady(t)
+		})
+	}
+}
+
 func TestAgent_DoesNotTrustAnUnknownCertificate(t *testing.T) {
 	web := httptest.NewTLSServer(nil)
 	defer web.Close()
+	for scheme, webSocket := range map[string]bool{"grpcs": false, "wss": true} {
+		t.Run(scheme, func(t *testing.T) {
+			r := &rig{engine: newFakeEngine(), tokenFile: filepath.Join(t.TempDir(), "token")}
+			r.kas = startFakeKASOver(t, &tls.Config{Certificates: web.TLS.Certificates, MinVersion: tls.VersionTLS12}, webSocket)
+			r.run(t, scheme+"://"+r.kas.address, nil)
+			r.kas.configure(5)
+			r.awaitUnready(t, "kas: not connected to kas: kas cannot be reached")
+			_, body := get(t, r.probes+"/readiness")
+			require.Contains(t, body, "certificate signed by unknown authority")
+			_, _, attempts := r.kas.seen()
+			require.Zero(t, attempts, "the token went nowhere")
+		})
+	}
+}
+
+// The address is of the other kind: the reason can be read.
+func TestAgent_SaysWhyKasCannotBeReached(t *testing.T) {
 	r := &rig{engine: newFakeEngine(), tokenFile: filepath.Join(t.TempDir(), "token")}
-	r.kas = startFakeKAS(t, &tls.Config{Certificates: web.TLS.Certificates, MinVersion: tls.VersionTLS12})
-	r.run(t, "grpcs://"+r.kas.address, nil)
-	r.kas.configure(5)
-	r.awaitUnready(t, "kas: not connected")
-	_, _, attempts := r.kas.seen()
-	require.Zero(t, attempts, "the token went nowhere")
+	r.kas = startFakeKAS(t, nil)
+	r.run(t, "ws://"+r.kas.address+"/", nil)
+	r.awaitUnready(t, "kas: not connected to kas: kas cannot be reached")
+	_, body := get(t, r.probes+"/readiness")
+	require.Contains(t, body, "no WebSocket is spoken there; if it is gRPC, use grpc://")
 }

@@ -52,7 +52,7 @@ Several replicas may run: one of them works, the others stand by.`,
 		RunE: func(cmd *cobra.Command, _ []string) error { return o.run(cmd.Context()) },
 	}
 	flags := cmd.Flags()
-	flags.StringVar(&o.kasAddress, "kas-address", "", "where kas listens for agents: grpcs://HOST:PORT (TLS) or grpc://HOST:PORT (plaintext)")
+	flags.StringVar(&o.kasAddress, "kas-address", "", "where kas listens for agents: grpcs://HOST:PORT (TLS) or grpc://HOST:PORT (plaintext), or by WebSocket wss://HOST[:PORT]/PATH or ws://HOST[:PORT]/PATH")
 	flags.StringVar(&o.tokenFile, "token-file", "", "file that holds the agent's token; it may be replaced while agentk runs")
 	flags.StringVar(&o.caCertFile, "ca-cert-file", "", "file with PEM certificates to trust, beside the system's, when connecting to kas")
 	flags.StringVar(&o.stateDir, "state-dir", "", "directory of this process's own, in which it keeps its identity and what kas said last, to heal the cluster also when started while kas is away; it holds Secrets of the repositories")
@@ -75,11 +75,11 @@ func (o *options) validate() error {
 	if o.tokenFile == "" {
 		return errNoTokenFile
 	}
-	_, useTLS, err := parseAddress(o.kasAddress)
+	address, err := parseAddress(o.kasAddress)
 	if err != nil {
 		return err
 	}
-	_, err = transport(useTLS, o.caCertFile)
+	_, err = tlsConfig(address, o.caCertFile)
 	return err
 }
 
@@ -124,6 +124,7 @@ func (o *options) run(ctx context.Context) (err error) {
 	}
 	cfg.StateDir = dir.desired()
 	cfg.KubernetesVersion, cfg.Controls = k.version, k.controls
+	cfg.Services, cfg.ApplyClusterState = append(cfg.Services, k.state.register), k.state.configure
 	if cfg.Observability, err = listen(ctx, o.observability); err != nil {
 		return err
 	}

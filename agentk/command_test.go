@@ -29,9 +29,10 @@ func TestCommand_SaysWhatIsWrongWithACall(t *testing.T) {
 	}{
 		{"no address", nil, 2, "--kas-address is not set"},
 		{"no token file", []string{"--kas-address=grpc://h:1"}, 2, "--token-file is not set"},
-		{"a WebSocket address", []string{"--kas-address=ws://h/x", "--token-file", token}, 2, "WebSocket is not supported yet"},
+		{"an address of a strange scheme", []string{"--kas-address=https://h/x", "--token-file", token}, 2, "wss://HOST[:PORT]/PATH"},
 		{"a CA file that is none", []string{"--kas-address=grpcs://h:1", "--token-file", token, "--ca-cert-file", token}, 2, "holds no PEM certificate"},
 		{"a CA file without TLS", []string{"--kas-address=grpc://h:1", "--token-file", token, "--ca-cert-file", token}, 2, "of no use with grpc://"},
+		{"a CA file without TLS around the WebSocket", []string{"--kas-address=ws://h/x", "--token-file", token, "--ca-cert-file", token}, 2, "of no use with ws://"},
 		{"an unknown log format", []string{"--kas-address=grpc://h:1", "--token-file", token, "--log-format=xml"}, 2, "--log-format"},
 		{"an argument", []string{"sync"}, 2, "unknown command"},
 		{"a state directory in use", []string{"--kas-address=grpc://h:1", "--token-file", token, "--state-dir", filepath.Join(dir, "state")}, 1, "in use by another agentk"},

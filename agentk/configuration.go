@@ -35,9 +35,9 @@ type watcher struct {
 	meta  func(context.Context) *agentrpc.AgentMeta
 	token func() (string, error)
 	link  *link
-	// applyLogging has the log follow the configuration.
-	applyLogging func(*agentcfg.Observability)
-	configs      *desired.Slot[*configuration]
+	// apply has what is not about projects follow the configuration.
+	apply   func(*agentcfg.ConfigurationFile)
+	configs *desired.Slot[*configuration]
 	// keep is told what kas said to the holder of the token.
 	keep     func(token string, response *agentrpc.WatchResponse)
 	policies reopenPolicies
@@ -87,7 +87,7 @@ func (w *watcher) take(response *agentrpc.WatchResponse) {
 	cfg := configurationOf(w.log, response)
 	w.log.Info("Configuration received", logging.AgentID(cfg.agentID), zap.String("agent_name", response.GetAgentName()),
 		logging.Commit(cfg.commit), zap.Int("projects", len(cfg.projects)))
-	w.applyLogging(response.GetConfiguration().GetObservability())
+	w.apply(response.GetConfiguration())
 	w.configs.Put(cfg)
 	w.link.configured()
 }
@@ -161,11 +161,13 @@ func (l *link) down(err error) {
 	}
 }
 
-// unreachable says that kas has not been reached, if nothing else is known.
-func (l *link) unreachable() {
+// unreachable says that kas cannot be reached, and why, unless kas itself has said more.
+func (l *link) unreachable(why error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.standing.Offer(standing{why: errUnreachable})
+	if now, known, _ := l.standing.Get(); !known || !now.connected && refusal(now.why) == "" {
+		l.standing.Put(standing{why: why})
+	}
 }
 
 // ended counts the end of a stream.

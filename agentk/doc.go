@@ -9,6 +9,7 @@
 //
 //	watcher    holds the configuration stream open and publishes the newest
 //	           configuration. Runs in every replica.
+//	tunnel     answers what kas asks over the reverse tunnel. Runs in every replica.
 //	elector    takes the agent's Lease. Only its holder goes on:
 //	manager    one worker per manifest project, started, stopped and restarted as
 //	           the configuration changes.

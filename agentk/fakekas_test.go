@@ -21,6 +21,7 @@ import (
 	"github.com/kas-agentk/kas/api/agentcfg"
 	"github.com/kas-agentk/kas/api/agentrpc"
 	"github.com/kas-agentk/kas/internal/grpctool"
+	"github.com/kas-agentk/kas/internal/wstransport"
 )
 
 // fakeKAS plays kas over a real connection. It can be stopped and started again on
@@ -28,11 +29,14 @@ import (
 type fakeKAS struct {
 	agentrpc.UnimplementedAgentConfigurationServer
 	agentrpc.UnimplementedSyncServer
+	tunnel fakeTunnel
 
 	address string
 	tls     *tls.Config
-	server  *grpc.Server
-	served  chan struct{}
+	// webSocket has agents connect by it.
+	webSocket bool
+	server    *grpc.Server
+	served    chan struct{}
 
 	configs desired.Slot[*agentrpc.WatchResponse]
 
@@ -51,10 +55,16 @@ type fakeKAS struct {
 
 func startFakeKAS(t *testing.T, tlsConfig *tls.Config) *fakeKAS {
 	t.Helper()
+	return startFakeKASOver(t, tlsConfig, false)
+}
+
+func startFakeKASOver(t *testing.T, tlsConfig *tls.Config, webSocket bool) *fakeKAS {
+	t.Helper()
 	k := &fakeKAS{
-		address: "127.0.0.1:0", tls: tlsConfig, token: "secret",
+		address: "127.0.0.1:0", tls: tlsConfig, webSocket: webSocket, token: "secret",
 		sets: map[string][]*agentrpc.ConnectResponse{}, changed: make(chan struct{}), reports: map[string]*agentrpc.Report{},
 		results: map[string]*agentrpc.CommandResult{},
+		tunnel:  fakeTunnel{opened: make(chan agentrpc.ReverseTunnel_ConnectServer, 10)},
 	}
 	k.start(t)
 	t.Cleanup(k.stop)
@@ -68,16 +78,25 @@ func (k *fakeKAS) start(t *testing.T) {
 	require.NoError(t, err)
 	k.address = l.Addr().String()
 	creds := insecure.NewCredentials()
-	if k.tls != nil {
+	if k.tls != nil && !k.webSocket {
 		creds = credentials.NewTLS(k.tls)
 	}
-	k.server = grpc.NewServer(grpc.Creds(creds))
+	upgraded := func() {} // waits for the end of the WebSockets' listener
+	if k.webSocket {
+		w := wstransport.NewListener(l, wstransport.ListenerConfig{TLS: k.tls})
+		ended := make(chan error, 1)
+		go func() { ended <- w.Run(context.WithoutCancel(t.Context())) }()
+		l, upgraded = w, func() { <-ended }
+	}
+	k.server = grpc.NewServer(grpc.Creds(creds), grpc.WaitForHandlers(true))
 	agentrpc.RegisterAgentConfigurationServer(k.server, k)
 	agentrpc.RegisterSyncServer(k.server, k)
+	agentrpc.RegisterReverseTunnelServer(k.server, &k.tunnel)
 	k.served = make(chan struct{})
 	go func() {
 		defer close(k.served)
 		_ = k.server.Serve(l)
+		upgraded()
 	}()
 }
 

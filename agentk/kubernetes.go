@@ -29,7 +29,9 @@ type kubernetes struct {
 	version func(context.Context) string
 	// controls are kept beside the inventories.
 	controls ControlStore
-	// Run runs what the engine stands on until its context ends.
+	// state answers questions about the cluster.
+	state *clusterState
+	// Run runs what the engine and the answers stand on until its context ends.
 	Run func(context.Context) error
 }
 
@@ -53,15 +55,22 @@ func newKubernetes(flags *genericclioptions.ConfigFlags, namespace, identity str
 	if err != nil {
 		return nil, err
 	}
-	objects, err := cache.New(cache.Config{RESTConfig: restConfig, FieldManager: cluster.FieldManager, Log: cfg.Log})
+	known, err := cache.New(cache.Config{RESTConfig: restConfig, FieldManager: cluster.FieldManager, Log: cfg.Log})
 	if err != nil {
 		return nil, err
 	}
-	c, err := cluster.New(cluster.Config{RESTConfig: restConfig, Namespace: namespace, Cache: objects})
+	c, err := cluster.New(cluster.Config{RESTConfig: restConfig, Namespace: namespace, Cache: known})
 	if err != nil {
 		return nil, err
 	}
-	return &kubernetes{engine: clusterEngine{cluster: c, limit: gitops.NewLimit(gitops.DefaultParallel)}, elector: elector, version: ask, controls: controls, Run: objects.Run}, nil
+	state, err := newClusterState(cfg, known, c)
+	if err != nil {
+		return nil, err
+	}
+	return &kubernetes{
+		engine:  clusterEngine{cluster: c, limit: gitops.NewLimit(gitops.DefaultParallel)},
+		elector: elector, version: ask, controls: controls, state: state, Run: state.run,
+	}, nil
 }
 
 var errNoCluster = errors.New("no cluster: give --kubeconfig or KUBECONFIG, or run in a pod")

@@ -40,7 +40,7 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 		}),
 		streamsEnded: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "agentk_kas_streams_ended_total",
-			Help: "Streams to kas that ended and were opened again, by stream (configuration, sync) and gRPC code.",
+			Help: "Streams to kas that ended and were opened again, by stream (configuration, sync, tunnel) and gRPC code.",
 		}, []string{"stream", "code"}),
 		syncs: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name:    "agentk_sync_duration_seconds",

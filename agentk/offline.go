@@ -8,8 +8,6 @@ import (
 	"time"
 
 	"go.uber.org/zap"
-	"google.golang.org/grpc"
-	"google.golang.org/grpc/connectivity"
 
 	"github.com/kas-agentk/kas/agentk/desired"
 	"github.com/kas-agentk/kas/api/agentrpc"
@@ -22,9 +20,6 @@ import (
 // firstSetGrace is how long a kas that is there may take to send the first set. Then
 // the cluster is healed from the last good one: Gitaly may be away, say.
 const firstSetGrace = 10 * time.Second
-
-// errUnreachable is why kas is away, where nothing more is known.
-var errUnreachable = errors.New("kas cannot be reached")
 
 // openStore opens the store in dir. What goes wrong with single files later is told
 // to the log and the metrics, and harms nothing else.
@@ -72,20 +67,6 @@ func (a *Agent) keep(ctx context.Context) (stop func()) {
 	}
 }
 
-// noticeAbsence tells the link when the connection cannot be made, until ctx ends:
-// the streams wait for it, and would not say.
-func noticeAbsence(ctx context.Context, conn *grpc.ClientConn, l *link) {
-	for {
-		state := conn.GetState()
-		if state == connectivity.TransientFailure {
-			l.unreachable()
-		}
-		if !conn.WaitForStateChange(ctx, state) {
-			return
-		}
-	}
-}
-
 // restore goes on with the kept configuration once it is known that kas is away. A
 // kas that is there says itself what to do, or that this agent is not welcome.
 func (a *Agent) restore(ctx context.Context) {
@@ -125,7 +106,7 @@ func (a *Agent) restoreConfiguration() {
 	}
 	a.cfg.Log.Warn("kas is away: going on with the last good configuration",
 		logging.AgentID(cfg.agentID), logging.Commit(cfg.commit), zap.Int("projects", len(cfg.projects)))
-	a.cfg.ApplyLogging(response.GetConfiguration().GetObservability())
+	a.cfg.apply(response.GetConfiguration())
 	a.link.configured()
 }
 

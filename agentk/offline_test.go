@@ -166,7 +166,7 @@ func TestOffline_NothingIsKeptWithoutAStateDirectory(t *testing.T) {
 	kas.stop()
 	r := &rig{kas: kas, engine: newFakeEngine(), tokenFile: filepath.Join(t.TempDir(), "token")}
 	r.run(t, "grpc://"+kas.address, nil)
-	r.awaitProbe(t, http.StatusServiceUnavailable, "kas: not connected to kas\n")
+	r.awaitProbe(t, http.StatusServiceUnavailable, "kas: not connected to kas: kas cannot be reached")
 	kas.start(t)
 	r.awaitSynced(t, "a", "c1")
 }

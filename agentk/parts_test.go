@@ -22,29 +22,35 @@ import (
 func TestParseAddress(t *testing.T) {
 	for _, row := range []struct {
 		name, address, hostPort string
-		useTLS                  bool
+		webSocket, secure       bool
 		err                     string
 	}{
-		{"plaintext", "grpc://kas.example:8150", "kas.example:8150", false, ""},
-		{"TLS", "grpcs://kas.example:443", "kas.example:443", true, ""},
-		{"IPv6", "grpc://[::1]:8150", "[::1]:8150", false, ""},
-		{"a slash at the end", "grpc://kas.example:8150/", "kas.example:8150", false, ""},
-		{"WebSocket", "wss://kas.example/-/kas", "", false, "WebSocket is not supported yet: want grpc://HOST:PORT (plaintext) or grpcs://HOST:PORT (TLS)"},
-		{"no scheme", "kas.example:8150", "", false, "want grpc://"},
-		{"no port", "grpc://kas.example", "", false, "want grpc://"},
-		{"a path", "grpc://kas.example:1/x", "", false, "want grpc://"},
-		{"no host", "grpc://:8150", "", false, "want grpc://"},
-		{"not a URL", "grpc://%zz", "", false, "want grpc://"},
+		{"plaintext", "grpc://kas.example:8150", "kas.example:8150", false, false, ""},
+		{"TLS", "grpcs://kas.example:443", "kas.example:443", false, true, ""},
+		{"IPv6", "grpc://[::1]:8150", "[::1]:8150", false, false, ""},
+		{"a slash at the end", "grpc://kas.example:8150/", "kas.example:8150", false, false, ""},
+		{"WebSocket over TLS, where URLs have it by default", "wss://kas.example/-/kas", "kas.example", true, true, ""},
+		{"WebSocket on a port", "ws://kas.example:8150/-/kas", "kas.example:8150", true, false, ""},
+		{"WebSocket without a path", "ws://kas.example:8150", "kas.example:8150", true, false, ""},
+		{"WebSocket with a query", "wss://kas.example/-/kas?token=x", "", false, false, "want grpcs://"},
+		{"WebSocket without a host", "wss:///-/kas", "", false, false, "want grpcs://"},
+		{"a password", "wss://user:password@kas.example/", "", false, false, "want grpcs://"},
+		{"no scheme", "kas.example:8150", "", false, false, "want grpcs://"},
+		{"no port", "grpc://kas.example", "", false, false, "want grpcs://"},
+		{"a path", "grpc://kas.example:1/x", "", false, false, "want grpcs://"},
+		{"no host", "grpc://:8150", "", false, false, "want grpcs://"},
+		{"not a URL", "grpc://%zz", "", false, false, "want grpcs://"},
 	} {
 		t.Run(row.name, func(t *testing.T) {
-			hostPort, useTLS, err := parseAddress(row.address)
+			a, err := parseAddress(row.address)
 			if row.err != "" {
 				require.ErrorContains(t, err, row.err)
 				return
 			}
 			require.NoError(t, err)
-			require.Equal(t, row.hostPort, hostPort)
-			require.Equal(t, row.useTLS, useTLS)
+			require.Equal(t, row.hostPort, a.url.Host)
+			require.Equal(t, row.webSocket, a.webSocket)
+			require.Equal(t, row.secure, a.secure)
 		})
 	}
 }

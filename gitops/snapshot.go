@@ -71,6 +71,14 @@ func (s *Snapshot) Unstructured() *unstructured.Unstructured {
 	return u
 }
 
+// JSON is the object's, as it is kept: nobody may change it. nil for a nil Snapshot.
+func (s *Snapshot) JSON() []byte {
+	if s == nil {
+		return nil
+	}
+	return s.data
+}
+
 // Deleting says that the object is being deleted.
 func (s *Snapshot) Deleting() bool { return s != nil && s.deleting }
 

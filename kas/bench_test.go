@@ -118,7 +118,8 @@ func benchManifest(i, version int) string {
 	return fmt.Sprintf("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: c-%d}\ndata: {version: %q, text: %q}\n", i, fmt.Sprint(version), strings.Repeat("x", 500))
 }
 
-// connect is an agent: a connection, a Watch that has its configuration, and a Sync stream.
+// connect is an agent: a connection, a Watch that has its configuration, an idle stream of
+// the tunnel, and a Sync stream.
 func (p *process) connect(ctx context.Context, id int) (*grpc.ClientConn, grpc.BidiStreamingClient[agentrpc.ConnectRequest, agentrpc.ConnectResponse], error) {
 	conn, err := grpc.NewClient(p.agent, grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
@@ -130,6 +131,16 @@ func (p *process) connect(ctx context.Context, id int) (*grpc.ClientConn, grpc.B
 		return conn, nil, err
 	}
 	if _, err := watch.Recv(); err != nil {
+		return conn, nil, err
+	}
+	tunnel, err := agentrpc.NewReverseTunnelClient(conn).Connect(ctx)
+	if err != nil {
+		return conn, nil, err
+	}
+	if err := tunnel.Send(&agentrpc.TunnelResponse{Hello: &agentrpc.TunnelHello{Services: []string{"agentrpc.ClusterQuery"}}}); err != nil {
+		return conn, nil, err
+	}
+	if _, err := tunnel.Header(); err != nil {
 		return conn, nil, err
 	}
 	sync, err := agentrpc.NewSyncClient(conn).Connect(ctx)
@@ -187,7 +198,7 @@ func (p *process) memory(tb testing.TB) map[string]float64 {
 }
 
 // BenchmarkRun_MemoryPerAgent connects 1,000 agents that follow one repository of 100
-// objects, each by a TCP connection of its own with a Watch and a Sync stream.
+// objects, each by a TCP connection of its own with a Watch, a Sync and a tunnel stream.
 func BenchmarkRun_MemoryPerAgent(b *testing.B) {
 	const count = 1000
 	for b.Loop() {

@@ -197,6 +197,9 @@ func validateListen(key string, l *kascfg.Listen) error {
 	if l.GetAuthenticationSecretFile() != "" && key != "api.listen" {
 		return wrong(key+".authentication_secret_file", "only api.listen has one")
 	}
+	if l.GetWebsocket() && key != "agent.listen" {
+		return wrong(key+".websocket", "only agent.listen has it")
+	}
 	if age := l.GetMaxConnectionAge().AsDuration(); age > 0 && age < minConnectionAge {
 		return wrong(key+".max_connection_age", "%s is too short, the least is %s, or 0s for no limit", age, minConnectionAge)
 	}

@@ -67,6 +67,8 @@ var meaningless = map[string]bool{
 	"agent.listen.authentication_secret_file":         true,
 	"observability.listen.authentication_secret_file": true,
 	"observability.listen.max_connection_age":         true,
+	"api.listen.websocket":                            true,
+	"observability.listen.websocket":                  true,
 }
 
 func TestExample_MentionsEveryKey(t *testing.T) {
@@ -137,6 +139,9 @@ func TestLoadConfiguration_NamesTheMistake(t *testing.T) {
 		},
 		"an address of a strange scheme": {
 			strings.Replace(required, "https:", "ftp:", 1), `kas.yaml:2: gitlab.address: "ftp://gitlab.example.com" is not an http:// or https:// URL`,
+		},
+		"WebSocket where no agents connect": {
+			required + "api: {listen: {websocket: true}}\n", "kas.yaml:4: api.listen.websocket: only agent.listen has it",
 		},
 		"a certificate without a key": {
 			required + "agent: {listen: {certificate_file: x}}\n", "kas.yaml:4: agent.listen: certificate_file and key_file go together, only one is set",

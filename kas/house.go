@@ -3,6 +3,7 @@ package kas
 import (
 	"crypto/tls"
 	"fmt"
+	"net"
 	"sync/atomic"
 	"time"
 
@@ -17,13 +18,17 @@ import (
 	"github.com/kas-agentk/kas/api/agentrpc"
 	"github.com/kas-agentk/kas/api/kascfg"
 	"github.com/kas-agentk/kas/internal/admin"
+	"github.com/kas-agentk/kas/internal/grpctool"
 	"github.com/kas-agentk/kas/internal/jwtauth"
 	"github.com/kas-agentk/kas/internal/version"
+	"github.com/kas-agentk/kas/internal/wstransport"
 	"github.com/kas-agentk/kas/kas/agents"
 	"github.com/kas-agentk/kas/kas/gitaly"
 	"github.com/kas-agentk/kas/kas/push"
 	"github.com/kas-agentk/kas/kas/rails"
+	"github.com/kas-agentk/kas/kas/state"
 	"github.com/kas-agentk/kas/kas/status"
+	"github.com/kas-agentk/kas/kas/tunnel"
 	"github.com/kas-agentk/kas/manifests"
 )
 
@@ -34,12 +39,16 @@ type house struct {
 	gitaly   *gitaly.Pool
 	status   *status.Store
 	push     *push.Server
+	tunnel   *tunnel.Server
+	state    *state.Server
 	health   *health.Server
 	drain    *drain
 	draining atomic.Bool
 
 	agentServer, apiServer *grpc.Server
 	observabilityTLS       *tls.Config
+	// webSocket makes agents' WebSockets out of a listener; nil: they come by gRPC.
+	webSocket func(net.Listener) *wstransport.Listener
 }
 
 // files is everything that kas/gitaly knows of repositories.
@@ -80,6 +89,15 @@ func build(options Options) (*house, error) {
 	h.push = push.NewServer(pushing, push.Collaborators{
 		Access: access, Source: source, Status: h.status, Registerer: h.metrics, Log: log,
 	})
+	h.tunnel, err = tunnel.NewServer(tunnel.Config{RecheckPeriod: pushing.RecheckPeriod}, tunnel.Collaborators{
+		Access: access, Registerer: h.metrics,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("set up the tunnel: %w", err)
+	}
+	h.state = state.NewServer(state.Config{}, state.Collaborators{
+		Tunnel: h.tunnel, Agents: registry, Registerer: h.metrics, Log: log,
+	})
 	configurations := agents.NewServer(agents.ServerConfig{
 		PollPeriod:  cfg.GetAgent().GetConfiguration().GetPollPeriod().AsDuration(),
 		MaxFileSize: int64(cfg.GetAgent().GetConfiguration().GetMaxConfigurationFileSize()),
@@ -87,14 +105,14 @@ func build(options Options) (*house, error) {
 	}, agents.Collaborators{
 		Access: access, Registry: registry, Files: source, Reporter: h.rails, Status: h.status, Log: log,
 	})
-	if err := h.buildServers(cfg, log, configurations, registry); err != nil {
+	if err := h.buildServers(cfg, log, configurations, registry, source, access); err != nil {
 		return nil, err
 	}
 	return h, nil
 }
 
 // buildServers makes the gRPC servers for agents and for RoR.
-func (h *house) buildServers(cfg *kascfg.ConfigurationFile, log *zap.Logger, configurations *agents.Server, registry *agents.Registry) error {
+func (h *house) buildServers(cfg *kascfg.ConfigurationFile, log *zap.Logger, configurations *agents.Server, registry *agents.Registry, repositories rails.Repositories, access *agents.Access) error {
 	observer, err := newObserver(log, h.metrics)
 	if err != nil {
 		return err
@@ -102,6 +120,9 @@ func (h *house) buildServers(cfg *kascfg.ConfigurationFile, log *zap.Logger, con
 	agentTLS, err := serverTLS("agent.listen", cfg.GetAgent().GetListen(), log)
 	if err != nil {
 		return err
+	}
+	if cfg.GetAgent().GetListen().GetWebsocket() {
+		h.webSocket, agentTLS = webSocket(agentTLS, log), nil // TLS is around the WebSocket, not in it
 	}
 	apiTLS, err := serverTLS("api.listen", cfg.GetApi().GetListen(), log)
 	if err != nil {
@@ -114,7 +135,7 @@ func (h *house) buildServers(cfg *kascfg.ConfigurationFile, log *zap.Logger, con
 	if err != nil {
 		return wrong("api.listen.authentication_secret_file", "%w", err)
 	}
-	auth := rails.Auth{Secret: secret, Clock: clock.RealClock{}}
+	auth := &rails.Auth{Secret: secret, Clock: clock.RealClock{}}
 
 	h.agentServer = newServer(serverConfig{
 		tls:              agentTLS,
@@ -125,6 +146,7 @@ func (h *house) buildServers(cfg *kascfg.ConfigurationFile, log *zap.Logger, con
 	})
 	agentrpc.RegisterAgentConfigurationServer(h.agentServer, configurations)
 	agentrpc.RegisterSyncServer(h.agentServer, h.push)
+	agentrpc.RegisterReverseTunnelServer(h.agentServer, h.tunnel)
 
 	h.apiServer = newServer(serverConfig{
 		tls:              apiTLS,
@@ -132,8 +154,11 @@ func (h *house) buildServers(cfg *kascfg.ConfigurationFile, log *zap.Logger, con
 		unary:            []grpc.UnaryServerInterceptor{observer.unary, auth.Unary},
 		stream:           []grpc.StreamServerInterceptor{observer.stream, h.drain.stream, auth.Stream},
 		health:           h.health,
+		codec:            grpctool.RawCodec(), // agents' answers go on as they came
 	})
+	h.state.Register(h.apiServer)
 	rails.RegisterServices(h.apiServer, registry, h.status, h.push)
+	rails.RegisterNotifications(h.apiServer, repositories, access)
 	reflection.Register(h.apiServer)
 	return nil
 }

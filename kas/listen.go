@@ -2,9 +2,13 @@ package kas
 
 import (
 	"context"
+	"crypto/tls"
 	"net"
 
+	"go.uber.org/zap"
+
 	"github.com/kas-agentk/kas/api/kascfg"
+	"github.com/kas-agentk/kas/internal/wstransport"
 )
 
 // Addresses are where kas listens: with the ports that port 0 became.
@@ -53,4 +57,16 @@ func listenAll(ctx context.Context, cfg *kascfg.ConfigurationFile) (*listeners, 
 		*one.into = opened
 	}
 	return l, nil
+}
+
+// webSocket returns what takes agents' WebSockets from a listener. cfg may be nil.
+func webSocket(cfg *tls.Config, log *zap.Logger) func(net.Listener) *wstransport.Listener {
+	// What strangers do wrong is theirs, and goes where libraries' words go.
+	strangers, err := zap.NewStdLogAt(log.Named("websocket"), zap.DebugLevel)
+	if err != nil {
+		strangers = nil // there is a level Debug
+	}
+	return func(l net.Listener) *wstransport.Listener {
+		return wstransport.NewListener(l, wstransport.ListenerConfig{TLS: cfg, ErrorLog: strangers})
+	}
 }

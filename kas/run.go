@@ -45,6 +45,7 @@ func Run(ctx context.Context, options Options) error {
 	where := listeners.addresses()
 	options.Log.Info("Listening",
 		zap.String("agent", where.Agent), zap.Bool("agent_tls", options.Configuration.GetAgent().GetListen().GetCertificateFile() != ""),
+		zap.Bool("agent_websocket", options.Configuration.GetAgent().GetListen().GetWebsocket()),
 		zap.String("api", where.API), zap.Bool("api_tls", options.Configuration.GetApi().GetListen().GetCertificateFile() != ""),
 		zap.String("observability", where.Observability))
 	if options.Listening != nil {
@@ -67,10 +68,18 @@ func (h *house) run(ctx context.Context, l *listeners, log *zap.Logger) error {
 	if h.observabilityTLS != nil {
 		observability = tls.NewListener(observability, h.observabilityTLS)
 	}
+	agent := l.agent
+	if h.webSocket != nil {
+		upgraded := h.webSocket(agent)
+		g.Go(func() error { return serve("agent", upgraded.Run(late)) })
+		agent = upgraded
+	}
 	g.Go(func() error { return h.admin().Run(late, observability) })
-	g.Go(func() error { return serve("agent", h.agentServer.Serve(l.agent)) })
+	g.Go(func() error { return serve("agent", h.agentServer.Serve(agent)) })
 	g.Go(func() error { return serve("api", h.apiServer.Serve(l.api)) })
 	g.Go(func() error { return h.push.Run(streams) })
+	g.Go(func() error { return h.tunnel.Run(streams) })
+	g.Go(func() error { return h.state.Run(streams) })
 	g.Go(func() error {
 		defer close(told)
 		return ignoreEnd(ctx, h.status.Run(ctx))

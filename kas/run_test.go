@@ -110,6 +110,13 @@ func start(t *testing.T) *running {
 // startWith runs kas with all three listeners configured as listen says.
 func startWith(t *testing.T, listen string) *running {
 	t.Helper()
+	return startEach(t, listen, listen)
+}
+
+// startEach runs kas with the agents' listener configured as agent says, and the others as
+// listen says.
+func startEach(t *testing.T, agent, listen string) *running {
+	t.Helper()
 	r := &running{rails: &fakeRails{}}
 	server := httptest.NewServer(r.rails)
 	t.Cleanup(server.Close)
@@ -119,10 +126,10 @@ func startWith(t *testing.T, listen string) *running {
 	}
 	cfg := load(t, writeConfiguration(t, fmt.Sprintf(`
 gitlab: {address: %[1]q, authentication_secret_file: %[2]q}
-agent: {listen: %[3]s, configuration: {poll_period: 100ms}, gitops: {poll_period: 100ms}}
+agent: {listen: %[4]s, configuration: {poll_period: 100ms}, gitops: {poll_period: 100ms}}
 api: {listen: %[3]s}
 observability: {listen: %[3]s}
-`, server.URL, secretFile, listen)))
+`, server.URL, secretFile, listen, agent)))
 	ctx, cancel := context.WithCancel(t.Context())
 	listening := make(chan Addresses, 1)
 	done := make(chan error, 1)
@@ -201,6 +208,17 @@ func TestRun_ServesAgentsAndRailsAndDrains(t *testing.T) {
 		t.Fatal(err)
 	}
 
+	tunnel, err := agentrpc.NewReverseTunnelClient(agent).Connect(bearing(t, "good"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := tunnel.Send(&agentrpc.TunnelResponse{Hello: &agentrpc.TunnelHello{}}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := tunnel.Header(); err != nil {
+		t.Fatal(err)
+	}
+
 	api := dial(t, kas.API)
 	testkit.Eventually(t, func() error {
 		connected, err := railsrpc.NewAgentTrackerClient(api).GetConnectedAgents(asRails(t), &railsrpc.GetConnectedAgentsRequest{})
@@ -241,6 +259,7 @@ func TestRun_ServesAgentsAndRailsAndDrains(t *testing.T) {
 	for name, recv := range map[string]func() error{
 		"configuration": func() error { _, err := watch.Recv(); return err },
 		"sync":          func() error { _, err := sync.Recv(); return err },
+		"tunnel":        func() error { _, err := tunnel.Recv(); return err },
 	} {
 		if err := recv(); status.Code(err) != codes.Unavailable || !strings.Contains(err.Error(), "kas is shutting down") {
 			t.Errorf("%s: ended with %v", name, err)

@@ -6,6 +6,7 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/encoding"
 	"google.golang.org/grpc/health"
 	"google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/keepalive"
@@ -19,6 +20,8 @@ const (
 	connectionGrace = 10 * time.Second
 	// readBuffer of a connection, in bytes: there are many and they are mostly silent.
 	readBuffer = 4 << 10
+	// handshakeTime is how long a new connection may take until it speaks gRPC.
+	handshakeTime = 20 * time.Second
 	// maxStreams of a connection: one for each manifest project, and a few.
 	maxStreams = 5000
 	// maxHeaders of a request, in bytes: a stranger may send them.
@@ -32,6 +35,8 @@ type serverConfig struct {
 	unary            []grpc.UnaryServerInterceptor
 	stream           []grpc.StreamServerInterceptor
 	health           *health.Server
+	// codec takes what protobuf's takes, and maybe more. Nil: protobuf's.
+	codec encoding.CodecV2
 }
 
 func newServer(cfg serverConfig) *grpc.Server {
@@ -48,11 +53,15 @@ func newServer(cfg serverConfig) *grpc.Server {
 			PermitWithoutStream: true,
 		}),
 		grpc.MaxRecvMsgSize(grpctool.MaxMessageSize),
+		grpc.ConnectionTimeout(handshakeTime),
 		grpc.ReadBufferSize(readBuffer),
 		grpc.MaxConcurrentStreams(maxStreams),
 		grpc.MaxHeaderListSize(maxHeaders),
 		grpc.ChainUnaryInterceptor(cfg.unary...),
 		grpc.ChainStreamInterceptor(cfg.stream...),
+	}
+	if cfg.codec != nil {
+		options = append(options, grpc.ForceServerCodecV2(cfg.codec))
 	}
 	if cfg.tls != nil {
 		options = append(options, grpc.Creds(credentials.NewTLS(cfg.tls)))

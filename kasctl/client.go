@@ -37,11 +37,24 @@ type passingError struct{ error }
 
 func (e passingError) Unwrap() error { return e.error }
 
-// refusedError is a command that was not carried out; RoR says why.
-type refusedError struct{ said string }
+// refusedError is a command or question that came to nothing; RoR or the agent says why.
+type refusedError struct {
+	said string
+	code int
+}
 
 // Error implements error.
 func (e *refusedError) Error() string { return e.said }
+
+// answeredError is an answer of RoR that is not what was asked for.
+type answeredError struct {
+	error
+	code int
+	// said is its message.
+	said string
+}
+
+func (e *answeredError) Unwrap() error { return e.error }
 
 // client asks RoR.
 type client struct {
@@ -89,6 +102,31 @@ func (c *client) post(ctx context.Context, v any, path ...string) (json.RawMessa
 }
 
 func (c *client) do(ctx context.Context, method string, query url.Values, send []byte, path []string) (json.RawMessage, error) {
+	resp, err := c.send(ctx, method, query, send, path)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = resp.Body.Close() }() // was only read
+	body, err := c.readAll(resp)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.check(resp, body); err != nil {
+		return nil, err
+	}
+	return body, nil
+}
+
+func (c *client) readAll(resp *http.Response) ([]byte, error) {
+	body, err := io.ReadAll(io.LimitReader(resp.Body, maxResponse+1))
+	if err != nil {
+		return nil, passingError{fmt.Errorf("read the answer of RoR at %s: %w", c.base, err)}
+	}
+	return body, nil
+}
+
+// send sends a request. The caller closes the answer's body.
+func (c *client) send(ctx context.Context, method string, query url.Values, send []byte, path []string) (*http.Response, error) {
 	escaped := make([]string, 0, len(path))
 	for _, p := range path {
 		escaped = append(escaped, url.PathEscape(p))
@@ -111,44 +149,47 @@ func (c *client) do(ctx context.Context, method string, query url.Values, send [
 	if err != nil {
 		return nil, passingError{fmt.Errorf("cannot reach RoR at %s (check --url): %w", c.base, err)}
 	}
-	defer func() { _ = resp.Body.Close() }() // was only read
-	body, err := io.ReadAll(io.LimitReader(resp.Body, maxResponse+1))
-	if err != nil {
-		return nil, passingError{fmt.Errorf("read the answer of RoR at %s: %w", c.base, err)}
-	}
-	if err := c.check(resp, body); err != nil {
-		return nil, err
-	}
-	return body, nil
+	return resp, nil
 }
 
 // check turns an answer that is not what was asked for into an error that says what
 // to do.
 func (c *client) check(resp *http.Response, body []byte) error {
-	said := messageOf(body)
-	switch code := resp.StatusCode; {
-	case code == http.StatusUnauthorized:
-		return fmt.Errorf("RoR at %s does not know the token (401): create a personal access token there and put it into ROR_TOKEN", c.base)
-	case code == http.StatusForbidden && resp.Request.Method == http.MethodPost:
-		return fmt.Errorf("RoR at %s: your user may not do this (403): it takes a maintainer of the agent's configuration project: %s", c.base, said)
-	case code == http.StatusForbidden:
-		return fmt.Errorf("RoR at %s: your user may not see this (403): %s", c.base, said)
-	case code >= 300 && code < 400:
-		return fmt.Errorf("RoR at %s redirects to %s: use that as --url", c.base, resp.Header.Get("Location"))
+	said, code := messageOf(body), resp.StatusCode
+	switch {
 	case code == http.StatusNoContent, code == http.StatusAccepted:
 		return nil
-	case code != http.StatusOK && resp.Request.Method == http.MethodPost:
-		return &refusedError{said} // by the agent, most likely, and RoR says all of it
-	case code == http.StatusTooManyRequests, code >= http.StatusInternalServerError:
-		return passingError{fmt.Errorf("RoR at %s is in trouble (%s), try again: %s", c.base, resp.Status, said)}
 	case code != http.StatusOK:
-		return fmt.Errorf("RoR at %s answers %s: %s", c.base, resp.Status, said)
+		return c.explain(resp, said)
 	case len(body) > maxResponse:
 		return fmt.Errorf("RoR at %s answers with more than %d MiB", c.base, maxResponse>>20)
 	case !json.Valid(body):
 		return fmt.Errorf("%s does not answer in JSON: is it the address of RoR?", c.base)
 	}
 	return nil
+}
+
+// explain words an answer that says no.
+func (c *client) explain(resp *http.Response, said string) error {
+	code := resp.StatusCode
+	answered := func(format string, args ...any) error {
+		return &answeredError{fmt.Errorf(format, args...), code, said}
+	}
+	switch {
+	case code == http.StatusUnauthorized:
+		return answered("RoR at %s does not know the token (401): create a personal access token there and put it into ROR_TOKEN", c.base)
+	case code == http.StatusForbidden && resp.Request.Method == http.MethodPost:
+		return answered("RoR at %s: your user may not do this (403): it takes a maintainer of the agent's configuration project: %s", c.base, said)
+	case code == http.StatusForbidden:
+		return answered("RoR at %s: your user may not see this (403): %s", c.base, said)
+	case code >= 300 && code < 400:
+		return answered("RoR at %s redirects to %s: use that as --url", c.base, resp.Header.Get("Location"))
+	case resp.Request.Method == http.MethodPost:
+		return &refusedError{said, code} // by the agent, most likely, and RoR says all of it
+	case code == http.StatusTooManyRequests, code >= http.StatusInternalServerError:
+		return passingError{answered("RoR at %s is in trouble (%s), try again: %s", c.base, resp.Status, said)}
+	}
+	return answered("RoR at %s answers %s: %s", c.base, resp.Status, said)
 }
 
 // messageOf is what an error's body says, in one line.

@@ -34,9 +34,9 @@ func newCommand(c clock.Clock) *cobra.Command {
 	o := &options{clock: c}
 	cmd := &cobra.Command{
 		Use:   "kasctl",
-		Short: "Show agents and what they sync, and have a say in it",
-		Long: `kasctl shows agents and the status of what they sync, has them sync, stop and go on, and
-tells what a commit would change in a cluster.
+		Short: "Show agents, what they sync and what is in their clusters, and have a say in it",
+		Long: `kasctl shows agents and the status of what they sync, has them sync, stop and go on, tells
+what a commit would change in a cluster, and shows what is in it.
 
 It asks RoR, whose address and token come from --url and --token-file, or from the
 environment: ROR_URL and ROR_TOKEN.
@@ -48,7 +48,7 @@ of diff is its own.`,
 	flags.StringVar(&o.url, "url", "", "address of RoR (environment: ROR_URL)")
 	flags.StringVar(&o.token, "token", "", "personal access token; others on this machine can see it: prefer --token-file or ROR_TOKEN")
 	flags.StringVar(&o.tokenFile, "token-file", "", "file that holds the personal access token")
-	cmd.AddCommand(o.agentsCommand(), o.statusCommand(), o.syncCommand(), o.suspendCommand(), o.resumeCommand(),
+	cmd.AddCommand(o.agentsCommand(), o.statusCommand(), o.getCommand(), o.syncCommand(), o.suspendCommand(), o.resumeCommand(),
 		o.approveCommand(), o.diffCommand(), versionCommand())
 	return cmd
 }

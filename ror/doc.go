@@ -8,6 +8,7 @@
 //
 // The rooms: registry keeps everything in a database; gitaly and kasapi speak to the
 // two neighbours; hosting makes projects, overview describes agents, control carries
-// commands to clusters; internalapi, rest, githttp and page are the four ways in. This
+// commands to clusters, clusters looks into them, stream keeps answers open that go on
+// and on; internalapi, rest, githttp and page are the four ways in. This
 // package reads the configuration and wires them.
 package ror

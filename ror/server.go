@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/kas-agentk/kas/internal/admin"
+	"github.com/kas-agentk/kas/ror/clusters"
 	"github.com/kas-agentk/kas/ror/control"
 	"github.com/kas-agentk/kas/ror/gitaly"
 	"github.com/kas-agentk/kas/ror/githttp"
@@ -44,7 +45,13 @@ func Run(ctx context.Context, cfg Config, log *zap.Logger) (err error) {
 	if err != nil {
 		return err
 	}
-	reg, err := registry.Open(ctx, registry.Config{Path: cfg.Database})
+	kas, err := kasapi.NewClient(kasapi.Config{Address: cfg.KasAPIAddress, Secret: secrets.kas})
+	if err != nil {
+		return fmt.Errorf("--kas-api-address: %w", err)
+	}
+	defer func() { err = errors.Join(err, kas.Close()) }()
+	notifier := kas.Notifier(log.Named("notifier"))
+	reg, err := registry.Open(ctx, registry.Config{Path: cfg.Database, OnRevoked: notifier.AgentRevoked})
 	if err != nil {
 		return fmt.Errorf("--database: %w", err)
 	}
@@ -59,12 +66,7 @@ func Run(ctx context.Context, cfg Config, log *zap.Logger) (err error) {
 		return fmt.Errorf("--gitaly-address: %w", err)
 	}
 	defer func() { err = errors.Join(err, git.Close()) }()
-	kas, err := kasapi.NewClient(kasapi.Config{Address: cfg.KasAPIAddress, Secret: secrets.kas})
-	if err != nil {
-		return fmt.Errorf("--kas-api-address: %w", err)
-	}
-	defer func() { err = errors.Join(err, kas.Close()) }()
-	handler, err := newHandler(cfg, secrets, log, reg, git, kas) //nolint:contextcheck // handlers use their requests' contexts
+	handler, err := newHandler(ctx, cfg, secrets, log, reg, git, kas, notifier)
 	if err != nil {
 		return err
 	}
@@ -73,7 +75,13 @@ func Run(ctx context.Context, cfg Config, log *zap.Logger) (err error) {
 		return fmt.Errorf("--listen-address: %w", err)
 	}
 	log.Info("ror serves", zap.Stringer("address", l.Addr()), zap.String("url", cfg.ExternalURL))
-	return serve(ctx, l, handler, log)
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error {
+		notifier.Run(ctx)
+		return nil
+	})
+	g.Go(func() error { return serve(ctx, l, handler, log) })
+	return g.Wait()
 }
 
 // serve serves on l until ctx ends, then lets requests in flight finish.
@@ -105,16 +113,17 @@ func serve(ctx context.Context, l net.Listener, handler http.Handler, log *zap.L
 	return g.Wait()
 }
 
-// newHandler wires the rooms.
-func newHandler(cfg Config, s secrets, log *zap.Logger, reg *registry.Registry, git *gitaly.Client, kas *kasapi.Client) (http.Handler, error) {
+// newHandler wires the rooms. Streams end with ctx; other requests use their own contexts.
+func newHandler(ctx context.Context, cfg Config, s secrets, log *zap.Logger, reg *registry.Registry, git *gitaly.Client, kas *kasapi.Client, notifier *kasapi.Notifier) (http.Handler, error) {
 	projects := hosting.NewProjects(reg, git)
 	view := overview.New(reg, kas)
 	commands := control.New(reg, kas, log.Named("audit"))
+	inside := clusters.New(kas)
 	isUnavailable := func(err error) bool { return errors.Is(err, gitaly.ErrUnavailable) }
 
 	pages, err := page.NewServer(page.Config{
 		ExternalURL: cfg.ExternalURL, KasAgentAddress: cfg.KasAgentAddress, IsUnavailable: isUnavailable, Log: log.Named("page"),
-	}, reg, projects, view, commands)
+	}, reg, projects, view, commands, inside)
 	if err != nil {
 		return nil, fmt.Errorf("pages: %w", err)
 	}
@@ -122,10 +131,12 @@ func newHandler(cfg Config, s secrets, log *zap.Logger, reg *registry.Registry, 
 	instrument := instrumenter(metrics)
 
 	api := http.NewServeMux()
-	rest.NewServer(rest.Config{ExternalURL: cfg.ExternalURL, IsUnavailable: isUnavailable, Log: log.Named("rest")}, reg, projects, view, commands).Register(api)
+	restConfig := rest.Config{ExternalURL: cfg.ExternalURL, IsUnavailable: isUnavailable, Log: log.Named("rest")}
+	rest.NewServer(restConfig, reg, projects, view, commands, inside).Register(api) //nolint:contextcheck // handlers use their requests' contexts
 	internal := http.NewServeMux()
 	internalapi.NewServer(internalapi.Config{
 		KasSecret: s.kas, ShellSecret: s.shell, ExternalURL: cfg.ExternalURL, Log: log.Named("internalapi"),
+		OnPush: func(p registry.Push) { notifier.Pushed(p.Project.ID, p.Project.FullPath) },
 	}, reg, git).Register(internal)
 
 	mux := http.NewServeMux()
@@ -137,12 +148,16 @@ func newHandler(cfg Config, s secrets, log *zap.Logger, reg *registry.Registry, 
 	mux.HandleFunc("GET /-/liveness", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
 	mux.HandleFunc("GET /-/readiness", readiness(reg))
 
-	timed := withDeadline(mux)
+	timed, streams := withDeadline(mux), endWith(ctx, mux)
 	gitServer := githttp.NewServer(githttp.Config{Log: log.Named("githttp")}, reg, git)
 	gitHandler := instrument("githttp", gitServer)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if gitServer.Handles(r) {
 			gitHandler.ServeHTTP(w, r)
+			return
+		}
+		if rest.IsStream(r) || page.IsStream(r) {
+			streams.ServeHTTP(w, r)
 			return
 		}
 		timed.ServeHTTP(w, r)
@@ -175,6 +190,17 @@ func withDeadline(h http.Handler) http.Handler {
 		ctx, cancel := context.WithDeadline(r.Context(), deadline)
 		defer cancel()
 		h.ServeHTTP(w, r.WithContext(ctx))
+	})
+}
+
+// endWith ends requests that would go on and on when the server stops: they would hold
+// it up. How long a client may take is theirs to bound.
+func endWith(server context.Context, h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		ctx, cancel := context.WithCancel(r.Context())
+		defer cancel()
+		defer context.AfterFunc(server, cancel)()
+		h.ServeHTTP(w, r.WithContext(ctx)) //nolint:contextcheck // the request's context, which ends with the server's as well
 	})
 }
 

@@ -9,12 +9,10 @@ import (
 	"time"
 
 	"go.uber.org/zap"
-	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/metadata"
 	"k8s.io/client-go/rest"
-	"k8s.io/client-go/tools/cache"
 	"k8s.io/utils/clock"
 
 	"github.com/kas-agentk/kas/gitops"
@@ -23,10 +21,15 @@ import (
 const (
 	// defaultSyncTimeout is how long one Ensure waits for a resource to be listed.
 	defaultSyncTimeout = time.Minute
-	// idleAfter is how long a resource is followed that nobody has asked for.
+	// idleAfter is how long a resource is followed that the engine has not asked for.
 	idleAfter = time.Hour
+	// defaultIdleTimeout is how long one is that questions were asked about.
+	defaultIdleTimeout = 10 * time.Minute
+	// previousAfter is how long the objects are known of a resource that is not followed
+	// any more and that nobody holds.
+	previousAfter = 10 * time.Minute
 	// reapEvery is how often idle resources are looked for.
-	reapEvery = 10 * time.Minute
+	reapEvery = time.Minute
 )
 
 // ErrNotSynced is wrapped when a resource could not be listed in time.
@@ -41,8 +44,20 @@ type Config struct {
 	Log          *zap.Logger
 	// Clock; nil: the real one.
 	Clock clock.Clock
-	// SyncTimeout is how long Ensure waits for one resource; zero: a minute.
+	// SyncTimeout is how long Ensure and View wait for one resource; zero: a minute.
 	SyncTimeout time.Duration
+	// Settings until Configure is called.
+	Settings
+}
+
+// Settings of questions.
+type Settings struct {
+	// SecretValues has Views show the values of Secrets, and the cache keep them while
+	// somebody asks for whole Secrets.
+	SecretValues bool
+	// IdleTimeout is how long a resource is followed after the last View of it was
+	// released; zero: ten minutes.
+	IdleTimeout time.Duration
 }
 
 // Cache holds the objects of the resources that it was asked to follow.
@@ -50,17 +65,28 @@ type Cache struct {
 	cfg      Config
 	dynamic  dynamic.Interface
 	metadata metadata.Interface
+	// raw speaks to the API server in its own words.
+	raw rest.Interface
 	// starts hands followed resources to Run.
 	starts chan *resource
 
-	mu        sync.Mutex
+	mu       sync.Mutex
+	settings Settings
+	// resources that the engine uses or may use, and asked those for questions alone.
 	resources map[schema.GroupResource]*resource
+	asked     map[question]*resource
 	// previous objects of resources whose informer failed and was dropped.
-	previous map[schema.GroupResource]cache.Store
+	previous map[schema.GroupResource]previous
 	// holds counts who waits for changes of a resource.
 	holds       map[schema.GroupResource]int
 	subscribers map[int]Handler
 	next        int
+}
+
+// previous is a store that nothing fills, and since when.
+type previous struct {
+	store *store
+	at    time.Time
 }
 
 // Handler is told that an object was created, changed or deleted. The resource
@@ -88,11 +114,17 @@ func New(cfg Config) (*Cache, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cache: make a metadata client: %w", err)
 	}
+	raw, err := newRawClient(unlimited)
+	if err != nil {
+		return nil, fmt.Errorf("cache: make a client for tables: %w", err)
+	}
 	return &Cache{
-		cfg: cfg, dynamic: dyn, metadata: md,
+		cfg: cfg, dynamic: dyn, metadata: md, raw: raw,
 		starts:      make(chan *resource),
+		settings:    cfg.Settings,
 		resources:   map[schema.GroupResource]*resource{},
-		previous:    map[schema.GroupResource]cache.Store{},
+		asked:       map[question]*resource{},
+		previous:    map[schema.GroupResource]previous{},
 		holds:       map[schema.GroupResource]int{},
 		subscribers: map[int]Handler{},
 	}, nil
@@ -114,108 +146,6 @@ func (c *Cache) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		}
-	}
-}
-
-// Ensure has the resources followed, and waits until their objects are known. It
-// returns one error for each that fails: an API error, ErrNotSynced, or what kept
-// the API server from being reached. The error for ctx comes for each that was
-// still waited for. Run must be running.
-func (c *Cache) Ensure(ctx context.Context, mappings []*meta.RESTMapping) map[schema.GroupResource]error {
-	failed := map[schema.GroupResource]error{}
-	waiting := make([]*resource, 0, len(mappings))
-	for _, m := range mappings {
-		r := c.follow(m)
-		if err := c.start(ctx, r); err != nil {
-			failed[m.Resource.GroupResource()] = err
-			continue
-		}
-		waiting = append(waiting, r)
-	}
-	timer := c.cfg.Clock.NewTimer(c.cfg.SyncTimeout)
-	defer timer.Stop()
-	deadline := timer.C()
-	for _, r := range waiting {
-		err := r.wait(ctx, deadline)
-		if err == nil {
-			continue
-		}
-		failed[r.mapping.Resource.GroupResource()] = err
-		if errors.Is(err, ErrNotSynced) {
-			past := make(chan time.Time)
-			close(past)
-			deadline = past
-		}
-		if r.useless() {
-			// The next Ensure tries at once instead of waiting for the informer's
-			// own backoff.
-			c.drop(r, true)
-		}
-	}
-	return failed
-}
-
-// follow returns the resource of a mapping.
-func (c *Cache) follow(m *meta.RESTMapping) *resource {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	gr := m.Resource.GroupResource()
-	r, ok := c.resources[gr]
-	if !ok {
-		r = c.newResource(m)
-		r.previous = c.previous[gr]
-		delete(c.previous, gr)
-		c.resources[gr] = r
-	}
-	r.used = c.cfg.Clock.Now()
-	return r
-}
-
-// start hands a new resource to Run.
-func (c *Cache) start(ctx context.Context, r *resource) error {
-	c.mu.Lock()
-	started := r.started
-	r.started = true
-	c.mu.Unlock()
-	if started {
-		return nil
-	}
-	select {
-	case c.starts <- r:
-		return nil
-	case <-ctx.Done():
-		c.mu.Lock()
-		r.started = false
-		c.mu.Unlock()
-		return fmt.Errorf("follow %s: %w", r.mapping.Resource.GroupResource(), ctx.Err())
-	}
-}
-
-// drop stops following a resource. Where it is to be followed again soon, keep what
-// is known of its objects.
-func (c *Cache) drop(r *resource, keep bool) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	gr := r.mapping.Resource.GroupResource()
-	if c.resources[gr] == r {
-		delete(c.resources, gr)
-		if keep {
-			c.previous[gr] = r.known()
-		}
-	}
-	r.stop()
-}
-
-// lost stops following a resource that was known and is not served any more: its
-// informer would ask for it for ever.
-func (c *Cache) lost(r *resource) {
-	c.mu.Lock()
-	first := !r.lost
-	r.lost = true
-	c.mu.Unlock()
-	if first {
-		c.drop(r, true)
-		c.notify(r.mapping.Resource.GroupResource(), "", "", "")
 	}
 }
 
@@ -242,40 +172,56 @@ func (c *Cache) Hold(resources []schema.GroupResource) (release func()) {
 // reap drops what nobody has asked for in a long time and nobody holds.
 func (c *Cache) reap(now time.Time) {
 	c.mu.Lock()
-	for gr := range c.previous {
-		if c.holds[gr] == 0 {
+	defer c.mu.Unlock()
+	for gr, p := range c.previous {
+		if c.holds[gr] == 0 && p.store.audience.views == 0 && now.Sub(p.at) > previousAfter {
 			delete(c.previous, gr)
 		}
 	}
-	var idle []*resource
 	for gr, r := range c.resources {
-		if c.holds[gr] == 0 && now.Sub(r.used) > idleAfter {
-			idle = append(idle, r)
+		unasked := c.isUnasked(r.store, now)
+		switch {
+		case unasked && c.holds[gr] == 0 && now.Sub(r.used) > idleAfter:
+			c.dropLocked(r, false)
+		case unasked:
+			r.store.forget()
+		default:
+			r.store.trim()
 		}
 	}
-	c.mu.Unlock()
-	for _, r := range idle {
-		c.drop(r, false)
+	for _, r := range c.asked {
+		if c.isUnasked(r.store, now) {
+			c.dropLocked(r, false)
+			r.store.end()
+		} else {
+			r.store.trim()
+		}
 	}
+}
+
+// isUnasked says that there have been no questions about a store for a while.
+func (c *Cache) isUnasked(s *store, now time.Time) bool {
+	idle := c.settings.IdleTimeout
+	if idle <= 0 {
+		idle = defaultIdleTimeout
+	}
+	return s.audience.views == 0 && now.Sub(s.audience.at) > idle
 }
 
 // Get returns an object as last seen.
 func (c *Cache) Get(gr schema.GroupResource, namespace, name string) (gitops.Live, bool) {
 	c.mu.Lock()
 	r, ok := c.resources[gr]
-	previous := c.previous[gr]
+	s := c.previous[gr].store
 	if ok {
 		r.used = c.cfg.Clock.Now()
+		s = r.store
 	}
 	c.mu.Unlock()
-	switch {
-	case ok:
-		return lookUp(r.known(), namespace, name)
-	case previous != nil:
-		return lookUp(previous, namespace, name)
-	default:
+	if s == nil {
 		return gitops.Live{}, false
 	}
+	return s.live(namespace, name)
 }
 
 // Subscribe has h called for every change of every resource that is followed, until

@@ -2,6 +2,7 @@ package cache
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"time"
 	"unique"
@@ -11,13 +12,44 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"github.com/kas-agentk/kas/gitops"
+	"github.com/kas-agentk/kas/internal/objects"
 	"github.com/kas-agentk/kas/inventory"
 )
 
-// item is an object as it is kept.
+// errNoObject is of an API server that answers with something else.
+var errNoObject = errors.New("it is no object")
+
+// entry is an object in a store. It never changes.
+type entry interface {
+	key() objects.Key
+	// version is the resource version.
+	version() string
+	// show returns the object for questions. It uses what others share, where that is
+	// not nil.
+	show(shared *shared) *objects.Object
+}
+
+// item is an object as it is kept for the engine.
 type item struct {
 	namespace, name string
 	live            gitops.Live
+}
+
+var _ entry = (*item)(nil)
+
+func (it *item) key() objects.Key { return objects.Key{Namespace: it.namespace, Name: it.name} }
+
+func (it *item) version() string { return it.live.ResourceVersion }
+
+// show implements entry.
+func (it *item) show(shared *shared) *objects.Object {
+	data := it.live.Object.JSON()
+	o := &objects.Object{
+		Namespace: it.namespace, Name: it.name,
+		UID: string(it.live.UID), ResourceVersion: it.live.ResourceVersion, JSON: data,
+	}
+	o.Created, o.Labels = metadataOf(data, shared)
+	return o
 }
 
 // GetObjectMeta has client-go find what it goes by.
@@ -27,12 +59,16 @@ func (it *item) GetObjectMeta() metav1.Object {
 	}
 }
 
-// project makes an item of what the API server sent. An informer may call it again
+// project makes an entry of what the API server sent. An informer may call it again
 // with its own result.
 func (r *resource) project(obj any) (any, error) {
+	if e, ok := obj.(entry); ok {
+		return e, nil
+	}
+	if r.asked != nil {
+		return r.projectAsked(obj)
+	}
 	switch o := obj.(type) {
-	case *item:
-		return o, nil
 	case *unstructured.Unstructured:
 		ownership := ownershipOf(o, r.cache.cfg.FieldManager)
 		unstructured.RemoveNestedField(o.Object, "metadata", "managedFields")
@@ -52,7 +88,7 @@ func (r *resource) project(obj any) (any, error) {
 		}
 		return newItem(o, ownership, snapshot), nil
 	default:
-		return obj, nil // a tombstone
+		return nil, fmt.Errorf("keep %s: %w: %T", r.mapping.Resource.GroupResource(), errNoObject, obj)
 	}
 }
 

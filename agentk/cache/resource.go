@@ -9,20 +9,39 @@ import (
 	"go.uber.org/zap"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/tools/cache"
+	"k8s.io/utils/clock"
 
-	"github.com/kas-agentk/kas/gitops"
+	"github.com/kas-agentk/kas/internal/objects"
 )
+
+// backoff of lists and watches that cannot be opened, as client-go's informers have it.
+var backoff = wait.Backoff{Duration: 800 * time.Millisecond, Cap: 30 * time.Second, Steps: 38, Factor: 2, Jitter: 1}
+
+// backoffReset is how long it must have gone well for the backoff to begin anew.
+const backoffReset = 2 * time.Minute
 
 // resource is one informer.
 type resource struct {
-	cache    *Cache
-	mapping  *meta.RESTMapping
-	informer cache.SharedIndexInformer
+	cache   *Cache
+	mapping *meta.RESTMapping
+	// asked is what questions it is for alone; nil: it is the engine's.
+	asked *question
+	// store that it fills.
+	store    *store
+	source   cache.ListerWatcher
+	expected runtime.Object
+	// table is the source of a table; nil: it is none.
+	table *tableSource
 	// quit ends run.
 	quit     chan struct{}
 	quitOnce sync.Once
-	// used, started and lost are guarded by the cache's lock.
+	// listed is closed once the objects are known.
+	listed     chan struct{}
+	listedOnce sync.Once
+	// used (by the engine), started and lost are guarded by the cache's lock.
 	used    time.Time
 	started bool
 	lost    bool
@@ -32,60 +51,45 @@ type resource struct {
 	failing error
 	// changed is closed, and replaced, when failing changes.
 	changed chan struct{}
-	// previous holds the objects as the informer before this one knew them, until
-	// this one knows better; nil: there was none, or it does.
-	previous cache.Store
 }
 
-func (c *Cache) newResource(m *meta.RESTMapping) *resource {
-	r := &resource{cache: c, mapping: m, quit: make(chan struct{}), changed: make(chan struct{})}
-	lw, expected := c.source(m.Resource, r.opened)
-	r.informer = cache.NewSharedIndexInformerWithOptions(lw, expected, cache.SharedIndexInformerOptions{})
-	r.wire()
-	return r
-}
-
-// wire sets the informer's callbacks; that only fails once it has been started.
-func (r *resource) wire() {
-	_ = r.informer.SetTransform(r.project)
-	_ = r.informer.SetWatchErrorHandlerWithContext(func(_ context.Context, _ *cache.Reflector, err error) {
-		r.cache.cfg.Log.Debug("list or watch ended; it is tried again",
-			zap.Stringer("resource", r.mapping.Resource.GroupResource()), zap.Error(err))
-	})
-	_, _ = r.informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
-		AddFunc:    r.notify,
-		UpdateFunc: func(_, now any) { r.notify(now) },
-		DeleteFunc: func(last any) {
-			if unknown, ok := last.(cache.DeletedFinalStateUnknown); ok {
-				namespace, name, err := cache.SplitMetaNamespaceKey(unknown.Key)
-				if err == nil {
-					r.cache.notify(r.mapping.Resource.GroupResource(), namespace, name, "")
-				}
-				return
-			}
-			r.notify(last)
-		},
-	})
-}
-
-func (r *resource) notify(obj any) {
-	if it, ok := obj.(*item); ok {
-		r.cache.notify(r.mapping.Resource.GroupResource(), it.namespace, it.name, it.live.ResourceVersion)
+// newResource returns an informer that fills a store.
+func (c *Cache) newResource(m *meta.RESTMapping, asked *question, s *store) *resource {
+	r := &resource{
+		cache: c, mapping: m, asked: asked, store: s,
+		quit: make(chan struct{}), listed: make(chan struct{}), changed: make(chan struct{}),
 	}
+	r.source, r.expected, r.table = c.source(m, asked, r.opened)
+	s.adopt(r)
+	return r
 }
 
 // run follows the resource until ctx ends or stop is called.
 func (r *resource) run(ctx context.Context) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	var informer sync.WaitGroup
-	informer.Go(func() { r.informer.RunWithContext(ctx) })
+	var following sync.WaitGroup
+	following.Go(func() { r.follow(ctx) })
 	select {
 	case <-ctx.Done():
 	case <-r.quit:
 	}
 	cancel()
-	informer.Wait()
+	following.Wait()
+}
+
+// follow lists and watches, over and over, until ctx ends.
+func (r *resource) follow(ctx context.Context) {
+	gr := r.mapping.Resource.GroupResource()
+	reflector := cache.NewReflectorWithOptions(r.source, r.expected, feed{r},
+		cache.ReflectorOptions{Name: "agentk", TypeDescription: gr.String()})
+	_ = backoff.DelayWithReset(clock.RealClock{}, backoffReset).Until(ctx, true, true,
+		func(ctx context.Context) (done bool, err error) {
+			if err := reflector.ListAndWatchWithContext(ctx); err != nil {
+				r.cache.cfg.Log.Debug("list or watch ended; it is tried again", zap.Stringer("resource", gr), zap.Error(err))
+			}
+			return false, nil
+		})
 }
 
 func (r *resource) stop() { r.quitOnce.Do(func() { close(r.quit) }) }
@@ -100,8 +104,23 @@ func (r *resource) opened(err error) {
 		r.changed = make(chan struct{})
 	}
 	r.mu.Unlock()
-	if apierrors.IsNotFound(err) && r.informer.HasSynced() {
+	switch {
+	case err == nil:
+		r.store.hear(r, "")
+	case !r.isListed():
+	case apierrors.IsNotFound(err):
 		r.cache.lost(r)
+	case apierrors.IsForbidden(err):
+		r.store.end()
+	}
+}
+
+func (r *resource) isListed() bool {
+	select {
+	case <-r.listed:
+		return true
+	default:
+		return false
 	}
 }
 
@@ -114,18 +133,17 @@ func (r *resource) state() (changed <-chan struct{}, failing error) {
 // wait returns nil once the objects are known, or why they are not.
 func (r *resource) wait(ctx context.Context, deadline <-chan time.Time) error {
 	gr := r.mapping.Resource.GroupResource()
-	synced := r.informer.HasSyncedChecker()
 	for {
 		changed, failing := r.state()
-		if failing != nil && (!cache.IsDone(synced) || !passing(failing)) {
+		listed := r.isListed()
+		if failing != nil && (!listed || !passing(failing)) {
 			return fmt.Errorf("list and watch %s: %w", gr, failing)
 		}
-		if cache.IsDone(synced) {
-			r.caughtUp()
+		if listed {
 			return nil
 		}
 		select {
-		case <-synced.Done():
+		case <-r.listed:
 		case <-changed:
 		case <-deadline:
 			return fmt.Errorf("list %s: %w", gr, ErrNotSynced)
@@ -139,52 +157,12 @@ func (r *resource) wait(ctx context.Context, deadline <-chan time.Time) error {
 // longer before it tries again.
 func (r *resource) useless() bool {
 	_, failing := r.state()
-	return failing != nil && (!r.informer.HasSynced() || !passing(failing))
+	return failing != nil && (!r.isListed() || !passing(failing))
 }
 
-// lookUp finds an object in a store of items.
-func lookUp(store cache.Store, namespace, name string) (gitops.Live, bool) {
-	key := name
-	if namespace != "" {
-		key = namespace + "/" + name
-	}
-	obj, ok, err := store.GetByKey(key)
-	if err != nil || !ok {
-		return gitops.Live{}, false
-	}
-	it, ok := obj.(*item)
-	if !ok {
-		return gitops.Live{}, false
-	}
-	return it.live, true
-}
-
-// known is where the objects are.
-func (r *resource) known() cache.Store {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.previous != nil && !r.informer.HasSynced() {
-		return r.previous
-	}
-	return r.informer.GetStore()
-}
-
-// caughtUp tells subscribers of what has gone since the informer before this one
-// stopped; this one never saw it.
-func (r *resource) caughtUp() {
-	r.mu.Lock()
-	previous := r.previous
-	r.previous = nil
-	r.mu.Unlock()
-	if previous == nil {
-		return
-	}
-	for _, key := range previous.ListKeys() {
-		if _, ok, err := r.informer.GetStore().GetByKey(key); ok || err != nil {
-			continue
-		}
-		if namespace, name, err := cache.SplitMetaNamespaceKey(key); err == nil {
-			r.cache.notify(r.mapping.Resource.GroupResource(), namespace, name, "")
-		}
+// notify tells the engine of a change.
+func (r *resource) notify(key objects.Key, version string) {
+	if r.asked == nil {
+		r.cache.notify(r.mapping.Resource.GroupResource(), key.Namespace, key.Name, version)
 	}
 }

@@ -203,13 +203,13 @@ func (c *Cluster) changed(gr schema.GroupResource, namespace, name, resourceVers
 		}
 	}
 	c.mu.Unlock()
+	if name == "" {
+		c.resolver.forgetGroup(gr.Group)
+	}
 	if !ok {
 		return
 	}
 	id := inventory.ID{GroupKind: gk, Namespace: namespace, Name: name}
-	if name == "" {
-		c.resolver.forgetGroup(gk.Group)
-	}
 	c.recent.seen(id, resourceVersion)
 	for _, changed := range heard {
 		changed(id)

@@ -91,10 +91,12 @@ type resolver struct {
 	mu sync.Mutex
 	// served resources by kind, of the versions that were asked for.
 	served map[schema.GroupVersion]map[string]serving
+	// preferred versions by group, best first, of the groups that were asked for.
+	preferred map[string][]string
 }
 
 func newResolver(client rest.Interface) *resolver {
-	return &resolver{client: client, served: map[schema.GroupVersion]map[string]serving{}}
+	return &resolver{client: client, served: map[schema.GroupVersion]map[string]serving{}, preferred: map[string][]string{}}
 }
 
 // resolve returns an error of the API server, one that wraps gitops.ErrNotServed, or
@@ -168,6 +170,7 @@ func (r *resolver) forgetGroup(group string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	maps.DeleteFunc(r.served, func(gv schema.GroupVersion, _ map[string]serving) bool { return gv.Group == group })
+	delete(r.preferred, group)
 }
 
 // fetch asks what a group and version serves.

@@ -146,3 +146,60 @@ func TestResolver_KindWhoseDefinitionIsBeingDeletedCanStillBeRemoved(t *testing.
 	_, err = r.resolve(t.Context(), gvk)
 	require.NoError(t, err, "the definition has come back")
 }
+
+func TestResolver_FindsAResourceInTheVersionThatIsPreferred(t *testing.T) {
+	a, r := serve(t, map[string]any{
+		"/apis/example.com": metav1.APIGroup{
+			TypeMeta:         metav1.TypeMeta{Kind: "APIGroup", APIVersion: "v1"},
+			Versions:         []metav1.GroupVersionForDiscovery{{Version: "v1beta1"}, {Version: "v1"}},
+			PreferredVersion: metav1.GroupVersionForDiscovery{Version: "v1"},
+		},
+		"/apis/example.com/v1":      resources(resource("New", "news", true)),
+		"/apis/example.com/v1beta1": resources(resource("New", "news", true), resource("Old", "olds", false)),
+	})
+	news := schema.GroupVersionResource{Group: "example.com", Version: "v1beta1", Resource: "news"}
+	for range 2 {
+		m, err := r.resource(t.Context(), news)
+		require.NoError(t, err)
+		require.Equal(t, "v1beta1", m.Resource.Version, "the one that is named")
+	}
+	news.Version = ""
+	for range 2 {
+		m, err := r.resource(t.Context(), news)
+		require.NoError(t, err)
+		require.Equal(t, "v1", m.Resource.Version, "not the one that happens to be known")
+	}
+	olds := schema.GroupVersionResource{Group: "example.com", Resource: "olds"}
+	for range 2 {
+		m, err := r.resource(t.Context(), olds)
+		require.NoError(t, err)
+		require.Equal(t, "v1beta1", m.Resource.Version)
+		require.Equal(t, "Old", m.GroupVersionKind.Kind)
+	}
+	require.Equal(t, map[string]int{"/apis/example.com": 1, "/apis/example.com/v1": 1, "/apis/example.com/v1beta1": 1}, a.asked)
+
+	delete(a.docs, "/apis/example.com/v1")
+	a.docs["/apis/example.com"] = metav1.APIGroup{
+		TypeMeta:         metav1.TypeMeta{Kind: "APIGroup", APIVersion: "v1"},
+		PreferredVersion: metav1.GroupVersionForDiscovery{Version: "v1beta1"},
+	}
+	r.forgetGroup("example.com")
+	m, err := r.resource(t.Context(), news)
+	require.NoError(t, err)
+	require.Equal(t, "v1beta1", m.Resource.Version)
+	_, err = r.resource(t.Context(), schema.GroupVersionResource{Group: "nowhere.example.com", Resource: "olds"})
+	require.ErrorIs(t, err, gitops.ErrNotServed)
+}
+
+func TestResolver_ResourceThatCannotBeWatchedSaysSo(t *testing.T) {
+	statuses := resource("ComponentStatus", "componentstatuses", false)
+	statuses.Verbs = []string{"get", "list"}
+	widgets := resource("Widget", "widgets", true)
+	widgets.Verbs = []string{"list", "watch"}
+	_, r := serve(t, map[string]any{"/api/v1": resources(statuses, widgets)})
+	_, err := r.resource(t.Context(), schema.GroupVersionResource{Resource: "componentstatuses"})
+	require.True(t, apierrors.IsMethodNotSupported(err), err)
+	require.ErrorContains(t, err, "watch is not supported")
+	_, err = r.resource(t.Context(), schema.GroupVersionResource{Resource: "widgets"})
+	require.NoError(t, err, "it need not be possible to change it")
+}

@@ -40,6 +40,9 @@ type ReverseTunnelClient interface {
 	// once and last; then the stream is idle again. One TunnelRequest or TunnelResponse
 	// may carry several steps of an RPC: a unary RPC is one of each.
 	//
+	// A TunnelResponse that bears a number and nothing else means nothing: it finds out
+	// whether the stream is still there.
+	//
 	// Every message of an RPC bears its number. Either end drops what bears the number of
 	// an RPC that has ended, because the other may not have known. Whatever else breaks
 	// these rules ends the stream with INVALID_ARGUMENT (the agent's fault) or INTERNAL
@@ -89,6 +92,9 @@ type ReverseTunnelServer interface {
 	// TunnelResponses: headers at most once and first, messages, and trailers exactly
 	// once and last; then the stream is idle again. One TunnelRequest or TunnelResponse
 	// may carry several steps of an RPC: a unary RPC is one of each.
+	//
+	// A TunnelResponse that bears a number and nothing else means nothing: it finds out
+	// whether the stream is still there.
 	//
 	// Every message of an RPC bears its number. Either end drops what bears the number of
 	// an RPC that has ended, because the other may not have known. Whatever else breaks

@@ -877,7 +877,7 @@ func (x *WatchRequest) GetCursor() string {
 // larger.
 type WatchResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// In the first one.
+	// In the first one, and again when it may have changed.
 	Source  *Source   `protobuf:"bytes,1,opt,name=source,proto3" json:"source,omitempty"`
 	Columns []*Column `protobuf:"bytes,2,rep,name=columns,proto3" json:"columns,omitempty"`
 	// The watch begins anew: whatever the caller knows is void, and events tell of every
@@ -885,7 +885,8 @@ type WatchResponse struct {
 	// the cursor.
 	Reset_ bool     `protobuf:"varint,3,opt,name=reset,proto3" json:"reset,omitempty"`
 	Events []*Event `protobuf:"bytes,4,rep,name=events,proto3" json:"events,omitempty"`
-	// Everything that there was when the watch began has been told. Once.
+	// Everything that there was when the watch began, or began anew, or what came after the
+	// cursor, has been told: once after each reset, and once where there was none.
 	Synced bool `protobuf:"varint,5,opt,name=synced,proto3" json:"synced,omitempty"`
 	// Where to go on after all of the events. Always set.
 	Cursor        string `protobuf:"bytes,6,opt,name=cursor,proto3" json:"cursor,omitempty"`

@@ -6,14 +6,9 @@ import (
 	"io"
 	"time"
 
-	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials/insecure"
-
 	"github.com/kas-agentk/kas/api/agentcfg"
 	"github.com/kas-agentk/kas/api/railsrpc"
 	"github.com/kas-agentk/kas/api/syncstatus"
-	"github.com/kas-agentk/kas/internal/grpctool"
-	"github.com/kas-agentk/kas/internal/jwtauth"
 )
 
 // Person is who gives the commands of tests.
@@ -31,22 +26,7 @@ func (f *Fixture) Controls() *Controls { return f.ControlsAt(f.Stack.KasAPIAddre
 // ControlsAt is Controls of the kas whose API for RoR is at that address.
 func (f *Fixture) ControlsAt(address string) *Controls {
 	f.T.Helper()
-	secret, err := jwtauth.LoadSecret(f.Stack.KasSecretFile)
-	if err != nil {
-		f.T.Fatal(err)
-	}
-	conn, err := grpc.NewClient(address, grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithPerRPCCredentials(grpctool.TokenCredentials{
-			Token: func() (string, error) {
-				return jwtauth.Sign(secret, jwtauth.IssuerGitlab, jwtauth.AudienceKas, time.Now())
-			},
-			Plaintext: true,
-		}))
-	if err != nil {
-		f.T.Fatal(err)
-	}
-	f.T.Cleanup(func() { _ = conn.Close() })
-	return &Controls{f: f, client: railsrpc.NewSyncStatusClient(conn)}
+	return &Controls{f: f, client: railsrpc.NewSyncStatusClient(f.DialAPI(address))}
 }
 
 // Sync has the project synced now.

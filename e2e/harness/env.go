@@ -1,6 +1,7 @@
 package harness
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -30,6 +31,9 @@ const (
 	// RaceEnv names the variable that, set to "0", leaves the race detector out of the programs: for
 	// benchmarks.
 	RaceEnv = "E2E_RACE"
+	// LogLevelEnv names the variable that overrides the programs' log level, which is debug:
+	// for benchmarks as well.
+	LogLevelEnv = "E2E_LOG_LEVEL"
 	// infoCacheTTL of kas: how long a revoked token may go on.
 	infoCacheTTL = 2 * time.Second
 	// KeepEnv names the variable that, when set, keeps an Env's directory, with all logs.
@@ -96,7 +100,7 @@ func (e *Env) start(ctx context.Context, progress io.Writer) error {
 	}
 	e.Stack, err = stack.New(stack.Config{
 		Dir: filepath.Join(e.Dir, "stack"), Programs: e.Programs,
-		PollPeriod: period, InfoCacheTTL: infoCacheTTL, LogLevel: "debug",
+		PollPeriod: period, InfoCacheTTL: infoCacheTTL, LogLevel: logLevel(),
 	})
 	if err != nil {
 		return err
@@ -119,6 +123,9 @@ func (e *Env) start(ctx context.Context, progress io.Writer) error {
 	e.guards.watch(e.parts()...)
 	return nil
 }
+
+// logLevel of all programs.
+func logLevel() string { return cmp.Or(os.Getenv(LogLevelEnv), "debug") }
 
 // startStack starts Gitaly, ror and kas.
 func (e *Env) startStack(ctx context.Context, progress io.Writer) error {

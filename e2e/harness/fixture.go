@@ -70,14 +70,41 @@ func (e *Env) NewUnconfigured(tb testing.TB) *Fixture {
 	f.Config = f.NewRepo("agents", "private")
 	f.Manifests = f.NewRepo("manifests", "private")
 
-	var err error
-	if f.Agent, err = f.Client().CreateAgent(tb.Context(), f.Config.Path, f.Name); err != nil {
-		tb.Fatal(err)
-	}
-	if f.Token, err = f.Client().CreateToken(tb.Context(), f.Config.Path, f.Agent.ID, "test"); err != nil {
-		tb.Fatal(err)
-	}
+	f.register()
 	return f
+}
+
+// NewSibling is a fixture for a further agent of the configuration project, without an
+// agentk. What the two follow is the same project; where they put it is not.
+func (f *Fixture) NewSibling(lines ...string) *Fixture {
+	f.T.Helper()
+	s := &Fixture{Env: f.Env, T: f.T, Name: fmt.Sprintf("t%d", count.Add(1)), Config: f.Config, Manifests: f.Manifests}
+	s.AgentNamespace = s.Name + "-agent"
+	s.CreateNamespace(s.Name)
+	s.CreateNamespace(s.AgentNamespace)
+	s.register()
+	s.Configure(append([]string{"default_namespace: " + s.Name}, lines...)...)
+	return s
+}
+
+// For is the fixture for a subtest, which fails instead of the test around it.
+func (f *Fixture) For(tb testing.TB) *Fixture {
+	tb.Helper()
+	sub := *f
+	sub.T = tb
+	return &sub
+}
+
+// register makes the agent and a token for it.
+func (f *Fixture) register() {
+	f.T.Helper()
+	var err error
+	if f.Agent, err = f.Client().CreateAgent(f.T.Context(), f.Config.Path, f.Name); err != nil {
+		f.T.Fatal(err)
+	}
+	if f.Token, err = f.Client().CreateToken(f.T.Context(), f.Config.Path, f.Agent.ID, "test"); err != nil {
+		f.T.Fatal(err)
+	}
 }
 
 // revive starts what a test that failed half way left dead, for the tests after it.
@@ -104,17 +131,25 @@ func (f *Fixture) Client() *stack.Client { return f.Stack.Client() }
 // is closed when the test ends.
 func (f *Fixture) NewAgentk(name string) *stack.Agentk {
 	f.T.Helper()
-	return f.NewAgentkOf(f.Stack.KasAgentAddress, name)
+	return f.NewAgentkWith(name, func(*stack.AgentkConfig) {})
 }
 
 // NewAgentkOf is NewAgentk for the kas at that address.
 func (f *Fixture) NewAgentkOf(kasAddress, name string) *stack.Agentk {
 	f.T.Helper()
-	a, err := stack.NewAgentk(stack.AgentkConfig{
-		Dir: filepath.Join(f.Dir, f.Name, name), Program: f.Programs.Agentk, KasAddress: kasAddress,
+	return f.NewAgentkWith(name, func(cfg *stack.AgentkConfig) { cfg.KasAddress = kasAddress })
+}
+
+// NewAgentkWith is NewAgentk with something else than usual.
+func (f *Fixture) NewAgentkWith(name string, change func(*stack.AgentkConfig)) *stack.Agentk {
+	f.T.Helper()
+	cfg := stack.AgentkConfig{
+		Dir: filepath.Join(f.Dir, f.Name, name), Program: f.Programs.Agentk, KasAddress: f.Stack.KasAgentAddress,
 		Token: f.Token.Token, Kubeconfig: f.Cluster.Kubeconfig, Namespace: f.AgentNamespace,
-		Args: []string{"--log-level=debug"},
-	})
+		Args: []string{"--log-level=" + logLevel()},
+	}
+	change(&cfg)
+	a, err := stack.NewAgentk(cfg)
 	if err != nil {
 		f.T.Fatal(err)
 	}

@@ -17,10 +17,18 @@ type Kas struct {
 	*process.Process
 	// AgentAddress is what agentk dials, APIAddress what RoR dials.
 	AgentAddress, APIAddress string
+	// MetricsURL is its Prometheus endpoint.
+	MetricsURL string
 }
 
 // NewKas starts a kas that polls that often. It is stopped when the test ends.
 func (f *Fixture) NewKas(pollPeriod time.Duration) *Kas {
+	f.T.Helper()
+	return f.NewKasWith(pollPeriod, func(config string) string { return config })
+}
+
+// NewKasWith is NewKas with a configuration file that was changed.
+func (f *Fixture) NewKasWith(pollPeriod time.Duration, change func(config string) string) *Kas {
 	f.T.Helper()
 	chosen, err := ports.Open("")
 	if err != nil {
@@ -54,10 +62,10 @@ func (f *Fixture) NewKas(pollPeriod time.Duration) *Kas {
 		f.T.Fatal(err)
 	}
 	file := filepath.Join(dir, "kas.yaml")
-	if err := os.WriteFile(file, []byte(strings.Join(lines, "\n")), 0o600); err != nil {
+	if err := os.WriteFile(file, []byte(change(strings.Join(lines, "\n"))), 0o600); err != nil {
 		f.T.Fatal(err)
 	}
-	k := &Kas{AgentAddress: "grpc://" + agent, APIAddress: api}
+	k := &Kas{AgentAddress: "grpc://" + agent, APIAddress: api, MetricsURL: "http://" + metrics + "/metrics"}
 	k.Process = process.New(process.Config{
 		Name: "kas of " + f.Name, Path: f.Programs.Kas, Args: []string{"--configuration-file=" + file},
 		LogFile: filepath.Join(dir, "kas.log"),

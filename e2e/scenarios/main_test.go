@@ -2,6 +2,7 @@
 package scenarios
 
 import (
+	"fmt"
 	"os"
 	"testing"
 
@@ -10,4 +11,13 @@ import (
 
 var env *harness.Env
 
-func TestMain(m *testing.M) { os.Exit(harness.Main(m, &env)) }
+func TestMain(m *testing.M) {
+	if path := os.Getenv(bareEnv); path != "" {
+		if err := serveBare(path); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
+	os.Exit(harness.Main(m, &env))
+}

@@ -243,13 +243,13 @@ func kasctlStatus(f *harness.Fixture) ([]*syncstatus.ProjectStatus, error) {
 	return all, nil
 }
 
-func kubectl(t *testing.T, f *harness.Fixture, args ...string) string {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), harness.CommandTimeout)
+func kubectl(tb testing.TB, f *harness.Fixture, args ...string) string {
+	tb.Helper()
+	ctx, cancel := context.WithTimeout(tb.Context(), harness.CommandTimeout)
 	defer cancel()
 	out, err := exec.CommandContext(ctx, f.Cluster.Kubectl, append([]string{"--kubeconfig", f.Cluster.Kubeconfig}, args...)...).CombinedOutput()
 	if err != nil {
-		t.Fatalf("kubectl %s: %v\n%s", strings.Join(args, " "), err, out)
+		tb.Fatalf("kubectl %s: %v\n%s", strings.Join(args, " "), err, out)
 	}
 	return string(out)
 }

@@ -6,6 +6,7 @@ import (
 	"google.golang.org/grpc/encoding"
 	_ "google.golang.org/grpc/encoding/proto" // registers the codec that RawCodec stands on
 	"google.golang.org/grpc/mem"
+	"google.golang.org/protobuf/proto"
 )
 
 // Raw is an encoded message, which is handed on without being looked at. A server or
@@ -14,10 +15,20 @@ type Raw struct {
 	Data []byte
 }
 
-// Marshal encodes a message, or takes a *Raw for what it is.
+// Marshal encodes a message, or takes a *Raw for what it is. An empty message is not nil.
 func Marshal(message any) ([]byte, error) {
 	if raw, ok := message.(*Raw); ok {
+		if raw.Data == nil {
+			return []byte{}, nil
+		}
 		return raw.Data, nil
+	}
+	if m, ok := message.(proto.Message); ok { // the codec's way has a copy more
+		data, err := proto.Marshal(m)
+		if err != nil {
+			return nil, fmt.Errorf("encode %T: %w", message, err)
+		}
+		return data, nil
 	}
 	data, err := encoding.GetCodecV2(protoCodec).Marshal(message)
 	if err != nil {
@@ -31,6 +42,12 @@ func Marshal(message any) ([]byte, error) {
 func Unmarshal(data []byte, message any) error {
 	if raw, ok := message.(*Raw); ok {
 		raw.Data = data
+		return nil
+	}
+	if m, ok := message.(proto.Message); ok {
+		if err := proto.Unmarshal(data, m); err != nil {
+			return fmt.Errorf("decode %T: %w", message, err)
+		}
 		return nil
 	}
 	if err := encoding.GetCodecV2(protoCodec).Unmarshal(mem.BufferSlice{mem.SliceBuffer(data)}, message); err != nil {

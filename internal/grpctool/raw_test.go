@@ -39,6 +39,11 @@ func TestRaw_IsTheMessageThatItHolds(t *testing.T) {
 			}
 		})
 	}
+	for _, empty := range []any{&Raw{}, &grpc_health_v1.HealthCheckRequest{}} {
+		if data, err := Marshal(empty); err != nil || data == nil || len(data) != 0 {
+			t.Errorf("%T: got %v, %v: an empty message is one", empty, data, err)
+		}
+	}
 	if _, err := Marshal(3); err == nil {
 		t.Error("3 was taken for a message")
 	}

@@ -69,6 +69,7 @@ func (j *Joiner) Join(part *agentrpc.TunnelMessage) (message []byte, whole bool,
 	if !j.open && !part.GetMore() {
 		return part.GetData(), true, nil
 	}
+	j.grow(len(part.GetData()))
 	j.begun = append(j.begun, part.GetData()...)
 	j.open = part.GetMore()
 	if j.open {
@@ -77,6 +78,14 @@ func (j *Joiner) Join(part *agentrpc.TunnelMessage) (message []byte, whole bool,
 	message = j.begun
 	j.begun = nil
 	return message, true, nil
+}
+
+// grow makes room for n more bytes, by doubling: append would copy a large message five
+// times over.
+func (j *Joiner) grow(n int) {
+	if need := len(j.begun) + n; need > cap(j.begun) {
+		j.begun = slices.Grow(j.begun, min(max(2*cap(j.begun), need, 2*FrameSize), MaxMessage)-len(j.begun))
+	}
 }
 
 // Open says that a message has begun that is not whole.

@@ -46,6 +46,7 @@ type Access struct {
 	clock    clock.WithTicker
 	agents   *answers[gitlabapi.AgentInfo]
 	projects *answers[gitlabapi.ProjectInfo]
+	bells    bells
 	away     atomic.Bool // RoR could not be asked the last time
 }
 
@@ -97,11 +98,21 @@ func (a *Access) Project(ctx context.Context, token, id string) (gitlabapi.Proje
 	return info, explain(err, fmt.Sprintf("project %q", id))
 }
 
-// Guard asks again whenever the answer about a token expires, until RoR refuses it, says
+// Recheck has RoR asked anew about the tokens of an agent: one may have been revoked.
+func (a *Access) Recheck(agentID int64) {
+	a.agents.doubt(func(info gitlabapi.AgentInfo) bool { return info.AgentID == agentID })
+	a.bells.ring(agentID)
+}
+
+// Rechecked returns a channel that is closed at the agent's next Recheck.
+func (a *Access) Rechecked(agentID int64) <-chan struct{} { return a.bells.of(agentID) }
+
+// Guard asks again whenever the answer about a token expires or is to be rechecked, until RoR refuses it, says
 // something else about the agent than known, or ctx ends; it returns why. A stream that
 // is to end with its token runs beside a Guard.
 func (a *Access) Guard(ctx context.Context, token string, known gitlabapi.AgentInfo) error {
 	for {
+		rechecked := a.Rechecked(known.AgentID)
 		info, until, err := a.agent(ctx, token)
 		switch {
 		case ctx.Err() != nil:
@@ -122,6 +133,8 @@ func (a *Access) Guard(ctx context.Context, token string, known gitlabapi.AgentI
 			timer.Stop()
 			return ctx.Err()
 		case <-timer.C():
+		case <-rechecked:
+			timer.Stop()
 		}
 	}
 }

@@ -38,6 +38,8 @@ type answers[V any] struct {
 
 	flight singleflight.Group
 	mu     sync.Mutex
+	// doubts counts the calls of doubt: what was asked before one is no news after it.
+	doubts int
 	byKey  map[question]*list.Element // of *answer[V]
 	recent *list.List                 // most recently used first
 }
@@ -72,8 +74,9 @@ func (a *answers[V]) get(ctx context.Context, key question, ask func(context.Con
 			a.asked("hit") // another call came back a moment ago
 			return known, nil
 		}
+		doubts := a.doubted()
 		value, err := ask(context.WithoutCancel(ctx))
-		return a.learn(key, value, err), nil
+		return a.learn(key, value, err, doubts), nil
 	})
 	select {
 	case <-ctx.Done():
@@ -96,8 +99,31 @@ func (a *answers[V]) lookup(key question) (answer[V], bool) {
 	return *element.Value.(*answer[V]), true
 }
 
-// learn remembers what RoR said and returns what to make of it.
-func (a *answers[V]) learn(key question, value V, err error) answer[V] {
+// doubt has RoR asked again about every value that matches.
+func (a *answers[V]) doubt(match func(V) bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.doubts++
+	now := a.clock.Now()
+	for element := a.recent.Front(); element != nil; element = element.Next() {
+		known := element.Value.(*answer[V])
+		if known.err == nil && match(known.value) {
+			doubted := *known
+			doubted.expires = now
+			element.Value = &doubted
+		}
+	}
+}
+
+func (a *answers[V]) doubted() int {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.doubts
+}
+
+// learn remembers what RoR said and returns what to make of it. doubts is what doubted
+// returned before RoR was asked.
+func (a *answers[V]) learn(key question, value V, err error, doubts int) answer[V] {
 	now := a.clock.Now()
 	learnt := answer[V]{key: key, err: err, expires: now}
 	switch {
@@ -116,6 +142,9 @@ func (a *answers[V]) learn(key question, value V, err error) answer[V] {
 		learnt = old
 		learnt.expires = now.Add(staleRetry)
 		a.asked("stale")
+	}
+	if doubts != a.doubted() {
+		learnt.expires = now // it may be from before what the doubt is about
 	}
 	a.remember(learnt)
 	return learnt

@@ -27,6 +27,12 @@ const (
 	DefaultPolicy      = "must_match"
 )
 
+// What is kept of the cluster where the configuration does not say.
+const (
+	DefaultIdleTimeout = 10 * time.Minute
+	DefaultShape       = "object"
+)
+
 var agentName = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$`)
 
 // ConfigurationPath is where in its configuration project an agent's configuration is.
@@ -84,15 +90,18 @@ func check(cfg *agentcfg.ConfigurationFile) *mistake {
 			}
 		}
 	}
-	return nil
+	return checkPreload(cfg.GetClusterState().GetPreload())
 }
 
 // WithDefaults returns a copy of a configuration in which every manifest project says
-// everything.
+// everything, and so does cluster_state if it is there.
 func WithDefaults(cfg *agentcfg.ConfigurationFile) *agentcfg.ConfigurationFile {
 	full := proto.CloneOf(cfg)
 	for _, project := range full.GetGitops().GetManifestProjects() {
 		fillIn(project)
+	}
+	if state := full.GetClusterState(); state != nil {
+		fillInState(state)
 	}
 	return full
 }

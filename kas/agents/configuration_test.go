@@ -79,6 +79,38 @@ func TestParseConfiguration_NamesTheMistake(t *testing.T) {
 			"gitops:\n  manifest_projects:\n  - id: a/b\n    health_checks:\n    - kind: Widget\n      failed: '\"a\"'\n      current: 'true'\n",
 			`c.yaml:6: failed: "\"a\"": the expression must be true or false, not string`,
 		},
+		"a group with a version to be kept": {
+			"cluster_state:\n  preload:\n  - resource: pods\n  - group: apps/v1\n    resource: deployments\n",
+			`c.yaml:4: group "apps/v1" has a version: write "apps", not "apps/v1"`,
+		},
+		"a group to be kept that is none": {
+			"cluster_state:\n  preload:\n  - group: 'Apps'\n    resource: deployments\n",
+			`c.yaml:3: group "Apps" is no group of resources`,
+		},
+		"a kind to be kept": {
+			"cluster_state:\n  preload:\n  - group: apps\n    resource: Deployment\n",
+			`c.yaml:4: resource "Deployment" is none: write the plural in lower case, for example "deployments", and its group in group`,
+		},
+		"a subresource to be kept": {
+			"cluster_state:\n  preload:\n  - resource: pods/log\n",
+			`c.yaml:3: resource "pods/log" is a subresource, which cannot be kept`,
+		},
+		"nothing to be kept": {
+			"cluster_state:\n  preload:\n  - group: apps\n",
+			`c.yaml:3: cluster_state.preload[0].resource: value length must be at least 1 characters`,
+		},
+		"something to be kept twice": {
+			"cluster_state:\n  preload:\n  - resource: pods\n  - resource: pods\n    shape: table\n  - resource: pods\n    shape: object\n",
+			`c.yaml:6: pods is there twice in preload, as number 1 and number 3: leave one out`,
+		},
+		"a shape that there is not": {
+			"cluster_state:\n  preload:\n  - resource: pods\n    shape: wide\n",
+			`c.yaml:4: cluster_state.preload[0].shape: `,
+		},
+		"a time to keep things that cannot be": {
+			"cluster_state:\n  idle_timeout: -1s\n",
+			`c.yaml:2: cluster_state.idle_timeout: `,
+		},
 		"a chart's namespace that cannot be": {
 			"gitops:\n  manifest_projects:\n  - id: a/b\n    paths:\n    - helm:\n        chart: web\n        namespace: Web\n",
 			`c.yaml:7: helm.namespace "Web" is no namespace's name`,
@@ -125,6 +157,25 @@ func TestWithDefaults_AreGitLabs(t *testing.T) {
 	}
 	if diff := cmp.Diff(before, in, protocmp.Transform()); diff != "" {
 		t.Errorf("the argument was changed: %s", diff)
+	}
+}
+
+func TestWithDefaults_WhatIsKeptOfTheClusterSaysEverything(t *testing.T) {
+	in := &agentcfg.ConfigurationFile{ClusterState: &agentcfg.ClusterState{
+		Preload: []*agentcfg.KeptResource{{Resource: "pods"}, {Group: "apps", Resource: "deployments", Shape: "table"}},
+	}}
+	want := &agentcfg.ConfigurationFile{ClusterState: &agentcfg.ClusterState{
+		Preload: []*agentcfg.KeptResource{
+			{Resource: "pods", Shape: "object"}, {Group: "apps", Resource: "deployments", Shape: "table"},
+		},
+		IdleTimeout: durationpb.New(10 * time.Minute),
+	}}
+	if diff := cmp.Diff(want, WithDefaults(in), protocmp.Transform()); diff != "" {
+		t.Error(diff)
+	}
+	want.ClusterState.IdleTimeout, want.ClusterState.SecretValues = durationpb.New(time.Hour), true
+	if diff := cmp.Diff(want, WithDefaults(want), protocmp.Transform()); diff != "" {
+		t.Error(diff)
 	}
 }
 

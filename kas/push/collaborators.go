@@ -15,13 +15,16 @@ import (
 // PERMISSION_DENIED or NOT_FOUND. Anything else is trouble that may pass: it ends a
 // stream that is just opening, with UNAVAILABLE, and leaves others open. Answers
 // may come from a cache: push asks when a stream opens, and again every
-// Config.RecheckPeriod.
+// Config.RecheckPeriod and when Rechecked says so.
 type Access interface {
 	// Agent returns who bears the token.
 	Agent(ctx context.Context, token string) (gitlabapi.AgentInfo, error)
 	// Project returns where a project lives: id is its full path or its number.
 	// NOT_FOUND: there is no such project, or the agent may not read it.
 	Project(ctx context.Context, token, id string) (gitlabapi.ProjectInfo, error)
+	// Rechecked returns a channel that is closed when there is reason to ask again about
+	// an agent.
+	Rechecked(agentID int64) <-chan struct{}
 }
 
 // Source follows refs and reads files. kas/gitaly says what each method does; its

@@ -197,6 +197,7 @@ type ror struct {
 	refusal error
 	path    string // relative path of the project's repository
 	asked   int
+	bell    chan struct{}
 }
 
 const projectPath = "group/manifests"
@@ -205,6 +206,23 @@ func (r *ror) refuse(err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.refusal = err
+}
+
+// Rechecked never has reason to ask again but where ring is called.
+func (r *ror) Rechecked(int64) <-chan struct{} {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.bell == nil {
+		r.bell = make(chan struct{})
+	}
+	return r.bell
+}
+
+func (r *ror) ring() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	close(r.bell)
+	r.bell = nil
 }
 
 func (r *ror) Agent(_ context.Context, token string) (gitlabapi.AgentInfo, error) {

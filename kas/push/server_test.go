@@ -488,6 +488,20 @@ func TestConnect_RechecksAccess(t *testing.T) {
 	})
 }
 
+func TestConnect_RechecksAccessAtOnceWhenThereIsReason(t *testing.T) {
+	h := start(t)
+	h.repo.commit("one", map[string]string{"a.yaml": configMap("a", "1")})
+	a, b := h.connect(1), h.connect(2)
+	a.receive()
+	b.receive()
+	h.ror.ring() // and all is well
+	h.repo.commit("two", map[string]string{"a.yaml": configMap("a", "2")})
+	assert.Equal(t, sha("two"), a.receive().header.GetCommitId())
+	h.ror.refuse(status.Error(codes.Unauthenticated, "revoked"))
+	h.ror.ring()
+	assert.Equal(t, codes.Unauthenticated, status.Code(a.ending()))
+}
+
 func TestConnect_ANameThatIsNotUTF8IsAMistakeAndNothingElseSuffers(t *testing.T) {
 	h := start(t, func(c *push.Config) { c.Limits.MaxFiles = 2 })
 	h.repo.set(gitrepo.Revision{Ref: gitrepo.Ref{Branch: "caf\xe9"}, CommitID: h.repo.add("one", map[string]string{

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math/rand/v2"
 	"sync"
 	"time"
 
@@ -23,9 +22,6 @@ import (
 	"github.com/kas-agentk/kas/internal/logging"
 )
 
-// recheckJitter spreads the rechecks of many streams.
-const recheckJitter = 0.2
-
 // stream is one open Connect. Its methods run in Connect's goroutine, but for
 // receive.
 type stream struct {
@@ -33,7 +29,9 @@ type stream struct {
 	rpc    grpc.BidiStreamingServer[agentrpc.ConnectRequest, agentrpc.ConnectResponse]
 	token  string
 	agent  gitlabapi.AgentInfo
-	wish   *wish
+	// rechecked is closed when there is reason to ask about the agent again.
+	rechecked <-chan struct{}
+	wish      *wish
 
 	project gitlabapi.ProjectInfo
 	feed    *feed
@@ -62,7 +60,7 @@ type stream struct {
 
 func newStream(server *Server, rpc grpc.BidiStreamingServer[agentrpc.ConnectRequest, agentrpc.ConnectResponse], token string, agent gitlabapi.AgentInfo) *stream {
 	return &stream{
-		server: server, rpc: rpc, token: token, agent: agent,
+		server: server, rpc: rpc, token: token, agent: agent, rechecked: server.access.Rechecked(agent.AgentID),
 		orders: make(chan order), comparing: make(chan struct{}, 1), gone: make(chan struct{}),
 		waiting: make(map[string]chan<- *agentrpc.ConnectRequest),
 	}
@@ -204,9 +202,8 @@ func (s *stream) repository() gitrepo.Repository {
 
 // serve sends what the feed has, whenever it is new.
 func (s *stream) serve(ctx context.Context, ended <-chan error) error {
-	checks := make(chan access, 1)
-	timer := s.server.clock.NewTimer(s.untilRecheck())
-	defer timer.Stop()
+	rechecks := s.newRechecks()
+	defer rechecks.timer.Stop()
 	for {
 		v, changed := s.feed.now()
 		if v != nil && v != s.seen {
@@ -234,24 +231,18 @@ func (s *stream) serve(ctx context.Context, ended <-chan error) error {
 				return err
 			}
 		case <-changed:
-		case <-timer.C():
-			s.server.streams.Add(1)
-			go func() { // RoR may be slow: sending goes on meanwhile
-				defer s.server.streams.Done()
-				checks <- s.recheck(ctx)
-			}()
-		case result := <-checks:
+		case <-rechecks.timer.C():
+			rechecks.begin(ctx)
+		case <-s.rechecked:
+			s.rechecked = s.server.access.Rechecked(s.agent.AgentID)
+			rechecks.begin(ctx)
+		case result := <-rechecks.results:
 			if err := s.apply(ctx, result); err != nil {
 				return err
 			}
-			timer.Reset(s.untilRecheck())
+			rechecks.ended(ctx)
 		}
 	}
-}
-
-func (s *stream) untilRecheck() time.Duration {
-	//nolint:gosec // spreads load, keeps no secret
-	return time.Duration(float64(s.server.config.RecheckPeriod) * (1 - recheckJitter*rand.Float64()))
 }
 
 // access is what RoR says of an agent and its project.

@@ -20,6 +20,7 @@ import (
 	"google.golang.org/grpc/test/bufconn"
 	"google.golang.org/protobuf/testing/protocmp"
 	"k8s.io/utils/clock"
+	clocktesting "k8s.io/utils/clock/testing"
 
 	"github.com/kas-agentk/kas/api/railsrpc"
 	"github.com/kas-agentk/kas/api/syncstatus"
@@ -62,8 +63,8 @@ func (knowing) Watch(ctx context.Context, agentID int64, projectID string, send 
 // serve starts kas's side and returns RoR's connection.
 func serve(t *testing.T) *grpc.ClientConn {
 	t.Helper()
-	auth := Auth{Secret: secret, Clock: clock.RealClock{}}
-	server := grpc.NewServer(grpc.UnaryInterceptor(auth.Unary), grpc.StreamInterceptor(auth.Stream))
+	auth := &Auth{Secret: secret, Clock: clock.RealClock{}}
+	server := grpc.NewServer(grpc.WaitForHandlers(true), grpc.UnaryInterceptor(auth.Unary), grpc.StreamInterceptor(auth.Stream))
 	RegisterServices(server, knowing{}, knowing{}, knowing{})
 	grpc_health_v1.RegisterHealthServer(server, health.NewServer())
 	reflection.Register(server)
@@ -226,5 +227,28 @@ func TestAuth_HealthAndReflectionAreOpen(t *testing.T) {
 	}
 	if err := info.CloseSend(); err != nil {
 		t.Error(err)
+	}
+}
+
+func TestAuth_ATokenFoundGoodIsCheckedAgainSoon(t *testing.T) {
+	now := clocktesting.NewFakeClock(time.Now())
+	auth := &Auth{Secret: secret, Clock: now}
+	call := func(token string) codes.Code {
+		ctx := metadata.NewIncomingContext(t.Context(), metadata.Pairs("authorization", "Bearer "+token))
+		_, err := auth.Unary(ctx, nil, &grpc.UnaryServerInfo{FullMethod: "/s/m"}, func(context.Context, any) (any, error) { return nil, nil })
+		return status.Code(err)
+	}
+	good := sign(t, secret, "gitlab", "gitlab-kas", now.Now())
+	for range 2 {
+		if code := call(good); code != codes.OK {
+			t.Fatal(code)
+		}
+	}
+	if code := call(good[:len(good)-2] + "xx"); code != codes.Unauthenticated {
+		t.Errorf("got %s for a token that is like the last", code)
+	}
+	now.Step(jwtauth.Lifetime + 6*time.Second)
+	if code := call(good); code != codes.Unauthenticated {
+		t.Errorf("got %s for an old token", code)
 	}
 }

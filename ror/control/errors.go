@@ -2,9 +2,6 @@ package control
 
 import (
 	"errors"
-	"net/http"
-
-	"google.golang.org/grpc/codes"
 
 	"github.com/kas-agentk/kas/ror/kasapi"
 )
@@ -26,24 +23,5 @@ func toError(err error) error {
 	if !errors.As(err, &said) {
 		return err
 	}
-	return &Error{httpStatus(said.Code), said.Message}
-}
-
-// httpStatus is what kas's codes (api/railsrpc) are in HTTP.
-func httpStatus(code codes.Code) int {
-	switch code {
-	case codes.InvalidArgument:
-		return http.StatusBadRequest
-	case codes.NotFound:
-		return http.StatusNotFound
-	case codes.FailedPrecondition, codes.Aborted, codes.AlreadyExists:
-		return http.StatusConflict
-	case codes.ResourceExhausted:
-		return http.StatusTooManyRequests
-	case codes.Unavailable, codes.Canceled:
-		return http.StatusServiceUnavailable
-	case codes.DeadlineExceeded:
-		return http.StatusGatewayTimeout
-	}
-	return http.StatusBadGateway
+	return &Error{said.HTTPStatus(), said.Message}
 }

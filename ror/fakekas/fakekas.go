@@ -21,6 +21,8 @@ type Kas struct {
 	Refusal  error
 	// Differences is the answer to a comparison.
 	Differences *railsrpc.DiffResponse
+
+	Clusters
 }
 
 // ConnectedAgents implements what overview asks of kas.

@@ -3,6 +3,7 @@ package kasapi
 import (
 	"errors"
 	"fmt"
+	"net/http"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -27,6 +28,27 @@ func (e *Error) Error() string { return e.Message }
 // Unwrap returns what gRPC said.
 func (e *Error) Unwrap() error { return e.err }
 
+// HTTPStatus is what kas's codes (api/railsrpc) are in HTTP.
+func (e *Error) HTTPStatus() int {
+	switch e.Code {
+	case codes.InvalidArgument, codes.OutOfRange:
+		return http.StatusBadRequest
+	case codes.PermissionDenied:
+		return http.StatusForbidden
+	case codes.NotFound:
+		return http.StatusNotFound
+	case codes.FailedPrecondition, codes.Aborted, codes.AlreadyExists:
+		return http.StatusConflict
+	case codes.ResourceExhausted:
+		return http.StatusTooManyRequests
+	case codes.Unavailable, codes.Canceled:
+		return http.StatusServiceUnavailable
+	case codes.DeadlineExceeded:
+		return http.StatusGatewayTimeout
+	}
+	return http.StatusBadGateway
+}
+
 // toError words what a command came to. What kas says of the agent is passed on as it
 // is; who is nil where kas was not reached at all.
 func toError(err error, who *peer.Peer, timeout time.Duration) error {
@@ -41,7 +63,9 @@ func toError(err error, who *peer.Peer, timeout time.Duration) error {
 		}
 	case codes.DeadlineExceeded:
 		e.Message = fmt.Sprintf("no answer within %s: the status will show whether it was done", timeout)
-	case codes.Unauthenticated, codes.PermissionDenied, codes.Unimplemented, codes.Unknown, codes.Internal:
+	case codes.Unauthenticated, codes.PermissionDenied: // of this server, not of whoever asks it
+		e.Code, e.Message = codes.Unauthenticated, Explain(err)
+	case codes.Unimplemented, codes.Unknown, codes.Internal:
 		e.Message = Explain(err)
 	}
 	return e

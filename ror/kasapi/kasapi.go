@@ -1,15 +1,17 @@
-// Package kasapi asks kas, over gRPC, which agents are connected, and carries people's
-// commands to agents. Each call carries a fresh JWT and has a deadline of its own:
-// which agents are connected is answered within a second, so that a page never waits
-// for a kas that is away; a command takes as long as the agent behind kas may. The
-// connection is made when first needed and again whenever it broke.
+// Package kasapi asks kas, over gRPC, which agents are connected and what is in their
+// clusters, carries people's commands to agents, and tells kas what happened. Each call
+// carries a JWT that is less than a second old and has a deadline of its own: which agents
+// are connected is answered within a second, so that a page never waits for a kas that is
+// away; a command and a question take as long as the agent behind kas may, and a watch as
+// long as its context. The connection is made when first needed and again whenever it broke.
 //
-// A command that came to nothing is an *Error, whose message is for people.
+// A command or question that came to nothing is an *Error, whose message is for people.
 package kasapi
 
 import (
 	"context"
 	"fmt"
+	"sync"
 	"time"
 
 	"google.golang.org/grpc"
@@ -40,6 +42,7 @@ type Client struct {
 	conn    *grpc.ClientConn
 	tracker railsrpc.AgentTrackerClient
 	sync    railsrpc.SyncStatusClient
+	state   railsrpc.ClusterStateClient
 }
 
 // NewClient does not connect yet. The caller closes the client.
@@ -50,9 +53,7 @@ func NewClient(cfg Config, options ...grpc.DialOption) (*Client, error) {
 	options = append([]grpc.DialOption{
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithPerRPCCredentials(grpctool.TokenCredentials{
-			Token: func() (string, error) {
-				return jwtauth.Sign(cfg.Secret, jwtauth.IssuerGitlab, jwtauth.AudienceKas, cfg.Clock.Now())
-			},
+			Token:     (&signer{secret: cfg.Secret, clock: cfg.Clock}).token,
 			Plaintext: true,
 		}),
 		grpc.WithConnectParams(grpc.ConnectParams{
@@ -64,7 +65,33 @@ func NewClient(cfg Config, options ...grpc.DialOption) (*Client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("kas client: %w", err)
 	}
-	return &Client{conn: conn, tracker: railsrpc.NewAgentTrackerClient(conn), sync: railsrpc.NewSyncStatusClient(conn)}, nil
+	return &Client{
+		conn: conn, tracker: railsrpc.NewAgentTrackerClient(conn), sync: railsrpc.NewSyncStatusClient(conn), state: railsrpc.NewClusterStateClient(conn),
+	}, nil
+}
+
+// signer makes tokens, one a second at the most: that is how finely they tell time.
+type signer struct {
+	secret []byte
+	clock  clock.PassiveClock
+
+	mu     sync.Mutex
+	second int64
+	newest string
+}
+
+func (s *signer) token() (string, error) {
+	now := s.clock.Now()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.newest != "" && now.Unix() == s.second {
+		return s.newest, nil
+	}
+	token, err := jwtauth.Sign(s.secret, jwtauth.IssuerGitlab, jwtauth.AudienceKas, now)
+	if err == nil {
+		s.newest, s.second = token, now.Unix()
+	}
+	return token, err
 }
 
 // Close ends the connection.

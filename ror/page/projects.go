@@ -61,12 +61,33 @@ func (s *Server) inProject(w http.ResponseWriter, v visit) error {
 		return errNotFound
 	case v.Method == http.MethodGet && len(parts) == 2:
 		return s.agentPage(w, v, p, parts[1])
+	case v.Method == http.MethodGet && len(parts) > 2 && parts[2] == "cluster":
+		return s.inCluster(w, v, p, parts[1], parts[3:])
 	case v.Method != http.MethodPost && (v.Method != http.MethodGet || !strings.HasSuffix(rest, "/sync_status/diff")):
 		return errNotFound
 	case !p.access.Administer():
 		return errForbidden
 	}
 	return s.administer(w, v, p, parts[1:])
+}
+
+// inCluster serves <agent>/cluster and what is below.
+func (s *Server) inCluster(w http.ResponseWriter, v visit, p inProject, name string, rest []string) error {
+	if !p.access.ReadAgents() {
+		return errNotFound
+	}
+	agent, err := s.registry.AgentByName(v.Context(), p.project.ID, name)
+	switch {
+	case err != nil:
+		return err
+	case len(rest) == 0:
+		return s.clusterPage(w, v, agent)
+	case len(rest) == 1 && rest[0] == "object":
+		return s.objectPage(w, v, agent)
+	case len(rest) == 1 && rest[0] == "changes":
+		return s.clusterChanges(w, v, agent)
+	}
+	return errNotFound
 }
 
 // administer serves the forms below <project>/-/cluster_agents.

@@ -14,6 +14,7 @@ import (
 	"strings"
 
 	"go.uber.org/zap"
+	"k8s.io/utils/clock"
 
 	"github.com/kas-agentk/kas/api/railsrpc"
 	"github.com/kas-agentk/kas/ror/control"
@@ -60,6 +61,8 @@ type Config struct {
 	// IsUnavailable tells whether an error of Projects means that Gitaly is away.
 	IsUnavailable func(error) bool
 	Log           *zap.Logger
+	// Clock tells how old news are. Default: the real one.
+	Clock clock.PassiveClock
 }
 
 // Server serves the pages.
@@ -69,13 +72,17 @@ type Server struct {
 	projects  Projects
 	overview  Overview
 	control   Control
+	clusters  Clusters
 	templates map[string]*template.Template
 	handler   http.Handler
 	secure    bool
 }
 
 // NewServer returns a server.
-func NewServer(cfg Config, r *registry.Registry, projects Projects, o Overview, c Control) (*Server, error) {
+func NewServer(cfg Config, r *registry.Registry, projects Projects, o Overview, c Control, k Clusters) (*Server, error) {
+	if cfg.Clock == nil {
+		cfg.Clock = clock.RealClock{}
+	}
 	templates, err := parseTemplates()
 	if err != nil {
 		return nil, err
@@ -85,7 +92,7 @@ func NewServer(cfg Config, r *registry.Registry, projects Projects, o Overview, 
 		return nil, fmt.Errorf("embedded assets: %w", err)
 	}
 	s := &Server{
-		cfg: cfg, registry: r, projects: projects, overview: o, control: c, templates: templates,
+		cfg: cfg, registry: r, projects: projects, overview: o, control: c, clusters: k, templates: templates,
 		secure: strings.HasPrefix(cfg.ExternalURL, "https:"),
 	}
 	mux := http.NewServeMux()
@@ -108,7 +115,7 @@ func parseTemplates() (map[string]*template.Template, error) {
 		"dict":       dict,
 	}
 	templates := make(map[string]*template.Template)
-	for _, name := range []string{"sign_in", "agents", "projects", "project", "agent", "token", "diff", "error"} {
+	for _, name := range []string{"sign_in", "agents", "projects", "project", "agent", "token", "diff", "cluster", "object", "error"} {
 		t, err := template.New(name+".html").Funcs(functions).ParseFS(templateFiles,
 			"templates/layout.html", "templates/status.html", "templates/agents.html", "templates/"+name+".html")
 		if err != nil {

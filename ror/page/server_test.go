@@ -24,6 +24,7 @@ import (
 	"github.com/kas-agentk/kas/api/railsrpc"
 	"github.com/kas-agentk/kas/api/syncstatus"
 	"github.com/kas-agentk/kas/internal/testkit"
+	"github.com/kas-agentk/kas/ror/clusters"
 	"github.com/kas-agentk/kas/ror/control"
 	"github.com/kas-agentk/kas/ror/fakekas"
 	"github.com/kas-agentk/kas/ror/hosting"
@@ -68,8 +69,8 @@ func newHouse(t *testing.T) *house {
 	h := &house{t: t, reg: reg, beside: &neighbours{}}
 	pages, err := page.NewServer(page.Config{
 		ExternalURL: "http://ror", KasAgentAddress: "grpc://kas:8150", Log: testkit.Logger(t),
-		IsUnavailable: func(error) bool { return false },
-	}, reg, hosting.NewProjects(reg, h.beside), overview.New(reg, h.beside), control.New(reg, h.beside, testkit.Logger(t)))
+		IsUnavailable: func(error) bool { return false }, Clock: clocktesting.NewFakePassiveClock(start),
+	}, reg, hosting.NewProjects(reg, h.beside), overview.New(reg, h.beside), control.New(reg, h.beside, testkit.Logger(t)), clusters.New(h.beside))
 	require.NoError(t, err)
 	srv := httptest.NewServer(pages)
 	t.Cleanup(srv.Close)
@@ -211,7 +212,7 @@ func TestForms_NeedTheTokenAndThisOrigin(t *testing.T) {
 func TestEveryPage_HasAStrictPolicy(t *testing.T) {
 	h := newHouse(t)
 	b, _ := h.signIn("root")
-	for _, path := range []string{"/", "/-/projects", "/root/config", "/root/config/-/cluster_agents/dev", "/missing", "/-/assets/live.js", "/-/assets/style.css"} {
+	for _, path := range []string{"/", "/-/projects", "/root/config", "/root/config/-/cluster_agents/dev", "/root/config/-/cluster_agents/dev/cluster", "/missing", "/-/assets/live.js", "/-/assets/style.css"} {
 		res, body := b.get(path)
 		policy := res.Header.Get("Content-Security-Policy")
 		require.Contains(t, policy, "default-src 'none'", path)

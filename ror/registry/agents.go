@@ -97,7 +97,16 @@ func (r *Registry) Agents(ctx context.Context, u User) ([]Agent, error) {
 
 // DeleteAgent forgets an agent, its tokens and its statuses.
 func (r *Registry) DeleteAgent(ctx context.Context, id int64) error {
-	return r.execOne(ctx, fmt.Sprintf("delete agent %d", id), "DELETE FROM agents WHERE id = ?", id)
+	return r.revoke(ctx, id, fmt.Sprintf("delete agent %d", id), "DELETE FROM agents WHERE id = ?", id)
+}
+
+// revoke takes something of an agent away, and has it told.
+func (r *Registry) revoke(ctx context.Context, agentID int64, what, query string, args ...any) error {
+	if err := r.execOne(ctx, what, query, args...); err != nil {
+		return err
+	}
+	r.onRevoked(agentID)
+	return nil
 }
 
 // CreateAgentToken returns what is known of the new token, and the token itself.
@@ -146,7 +155,7 @@ func (r *Registry) AgentToken(ctx context.Context, agentID, tokenID int64) (Agen
 
 // RevokeAgentToken ends one of an agent's tokens.
 func (r *Registry) RevokeAgentToken(ctx context.Context, agentID, tokenID int64) error {
-	return r.execOne(ctx, fmt.Sprintf("revoke token %d", tokenID),
+	return r.revoke(ctx, agentID, fmt.Sprintf("revoke token %d", tokenID),
 		"UPDATE agent_tokens SET revoked = 1 WHERE agent_id = ? AND id = ? AND NOT revoked", agentID, tokenID)
 }
 

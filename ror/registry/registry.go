@@ -51,6 +51,9 @@ type Config struct {
 	Clock clock.PassiveClock
 	// PasswordCost is bcrypt's cost. Default: bcrypt's default.
 	PasswordCost int
+	// OnRevoked hears of each agent that, or a token of which, was taken away. It must
+	// return at once. May be nil.
+	OnRevoked func(agentID int64)
 }
 
 // Registry is safe for concurrent use.
@@ -58,6 +61,8 @@ type Registry struct {
 	write *sql.DB // one connection: writers queue here rather than in SQLite
 	read  *sql.DB
 	clock clock.PassiveClock
+	// onRevoked is never nil.
+	onRevoked func(agentID int64)
 
 	passwords passwords
 }
@@ -70,11 +75,14 @@ func Open(ctx context.Context, cfg Config) (*Registry, error) {
 	if cfg.PasswordCost == 0 {
 		cfg.PasswordCost = bcrypt.DefaultCost
 	}
+	if cfg.OnRevoked == nil {
+		cfg.OnRevoked = func(int64) {}
+	}
 	path, err := createFile(cfg.Path)
 	if err != nil {
 		return nil, err
 	}
-	r := &Registry{clock: cfg.Clock}
+	r := &Registry{clock: cfg.Clock, onRevoked: cfg.OnRevoked}
 	if r.write, err = openPool(path, 1); err != nil {
 		return nil, err
 	}

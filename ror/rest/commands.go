@@ -105,10 +105,10 @@ func toJSONs[M proto.Message](messages []M) ([]json.RawMessage, error) {
 	return list, nil
 }
 
-// toCommandAnswer is a command's failure in GitLab's shape.
-func toCommandAnswer(e *control.Error) *jsonhttp.Error {
-	if e.Status == http.StatusBadRequest {
-		return &jsonhttp.Error{Status: e.Status, Message: e.Message}
+// toAgentAnswer is what came of a command or question to an agent, in GitLab's shape.
+func toAgentAnswer(code int, message string) *jsonhttp.Error {
+	if code == http.StatusBadRequest {
+		return &jsonhttp.Error{Status: code, Message: message}
 	}
-	return &jsonhttp.Error{Status: e.Status, Message: fmt.Sprintf("%d %s - %s", e.Status, http.StatusText(e.Status), e.Message)}
+	return &jsonhttp.Error{Status: code, Message: fmt.Sprintf("%d %s - %s", code, http.StatusText(code), message)}
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/kas-agentk/kas/ror/control"
 	"github.com/kas-agentk/kas/ror/hosting"
 	"github.com/kas-agentk/kas/ror/jsonhttp"
+	"github.com/kas-agentk/kas/ror/kasapi"
 	"github.com/kas-agentk/kas/ror/overview"
 	"github.com/kas-agentk/kas/ror/registry"
 )
@@ -53,11 +54,12 @@ type Server struct {
 	projects Projects
 	overview Overview
 	control  Control
+	clusters Clusters
 }
 
 // NewServer returns a server.
-func NewServer(cfg Config, r *registry.Registry, projects Projects, o Overview, c Control) *Server {
-	return &Server{cfg: cfg, registry: r, projects: projects, overview: o, control: c}
+func NewServer(cfg Config, r *registry.Registry, projects Projects, o Overview, c Control, k Clusters) *Server {
+	return &Server{cfg: cfg, registry: r, projects: projects, overview: o, control: c, clusters: k}
 }
 
 // call is one request by a caller who is known.
@@ -100,11 +102,24 @@ func (s *Server) Register(mux *http.ServeMux) {
 		"POST /projects/{id}/cluster_agents/{agent}/sync_status/suspend":       s.ofAgent(registry.Access.Administer, s.command(control.Suspend)),
 		"POST /projects/{id}/cluster_agents/{agent}/sync_status/resume":        s.ofAgent(registry.Access.Administer, s.command(control.Resume)),
 		"POST /projects/{id}/cluster_agents/{agent}/sync_status/approve_prune": s.ofAgent(registry.Access.Administer, s.command(control.ApprovePrune)),
+
+		"GET /cluster_state/{resource}":                                             s.listFleet,
+		"GET /projects/{id}/cluster_agents/{agent}/cluster_state/{resource}":        s.ofAgent(registry.Access.ReadAgents, s.listObjects),
+		"GET /projects/{id}/cluster_agents/{agent}/cluster_state/{resource}/{name}": s.ofAgent(registry.Access.ReadAgents, s.getObject),
 	} {
 		method, path, _ := strings.Cut(pattern, " ")
 		mux.Handle(method+" /api/v4"+path, s.serve(h))
 	}
 	mux.HandleFunc("/api/", func(w http.ResponseWriter, _ *http.Request) { jsonhttp.WriteError(w, jsonhttp.ErrNotFound) })
+}
+
+// IsStream says whether a request asks for an answer that goes on and on.
+func IsStream(r *http.Request) bool {
+	if r.Method != http.MethodGet || !strings.HasPrefix(r.URL.Path, "/api/v4/") || !strings.Contains(r.URL.Path, "/cluster_state/") {
+		return false
+	}
+	watch, err := isWatch(r.URL.Query())
+	return watch && err == nil
 }
 
 // serve finds out who calls, and turns errors into answers.
@@ -118,8 +133,13 @@ func (s *Server) serve(h handler) http.Handler {
 			return
 		}
 		var commanded *control.Error
-		if errors.As(err, &commanded) { // control has it in its record
-			jsonhttp.WriteError(w, toCommandAnswer(commanded))
+		var asked *kasapi.Error
+		switch {
+		case errors.As(err, &commanded): // control has it in its record
+			jsonhttp.WriteError(w, toAgentAnswer(commanded.Status, commanded.Message))
+			return
+		case errors.As(err, &asked): // of a cluster, which says what is wrong there
+			jsonhttp.WriteError(w, toAgentAnswer(asked.HTTPStatus(), asked.Message))
 			return
 		}
 		answer := s.toAnswer(err)

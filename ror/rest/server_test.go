@@ -21,6 +21,7 @@ import (
 	"github.com/kas-agentk/kas/api/railsrpc"
 	"github.com/kas-agentk/kas/api/syncstatus"
 	"github.com/kas-agentk/kas/internal/testkit"
+	"github.com/kas-agentk/kas/ror/clusters"
 	"github.com/kas-agentk/kas/ror/control"
 	"github.com/kas-agentk/kas/ror/fakekas"
 	"github.com/kas-agentk/kas/ror/hosting"
@@ -72,7 +73,7 @@ func newHouse(t *testing.T) *house {
 	rest.NewServer(rest.Config{
 		ExternalURL: "http://ror", Log: testkit.Logger(t),
 		IsUnavailable: func(err error) bool { return errors.Is(err, errGitalyAway) },
-	}, reg, hosting.NewProjects(reg, h.beside), overview.New(reg, h.beside), control.New(reg, h.beside, testkit.Logger(t))).Register(mux)
+	}, reg, hosting.NewProjects(reg, h.beside), overview.New(reg, h.beside), control.New(reg, h.beside, testkit.Logger(t)), clusters.New(h.beside)).Register(mux)
 	srv := httptest.NewServer(mux)
 	t.Cleanup(srv.Close)
 	h.url = srv.URL + "/api/v4"

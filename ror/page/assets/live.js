@@ -1,7 +1,13 @@
-// Keeps #live up to date: fetches the page again and puts the new #live in place.
+// Keeps #live up to date: fetches the page again and puts the new #live in place, every
+// now and then, and at once when an event stream (data-changes) says that it changed.
 (function () {
   "use strict";
-  const period = 2000;
+  const period = 2000; // ms
+  const pause = 150; // ms, at least, between two
+  let timer = 0;
+  let busy = false; // fetching
+  let soon = false; // something has changed since
+  let changes = null; // the event stream
   // What finds an element again in the page to come; empty: nothing does.
   function selector(element) {
     if (element.id) return "#" + CSS.escape(element.id);
@@ -23,6 +29,8 @@
     if (focused) fresh.querySelector(focused)?.focus();
   }
   async function refresh() {
+    busy = true;
+    soon = false;
     try {
       if (!document.hidden) {
         const response = await fetch(location.href, { headers: { Accept: "text/html" }, redirect: "error" });
@@ -35,7 +43,32 @@
     } catch (e) {
       // The server is away for a moment: the next try may find it.
     }
-    setTimeout(refresh, period);
+    busy = false;
+    listen();
+    timer = setTimeout(refresh, soon ? pause : period);
   }
-  setTimeout(refresh, period);
+  function refreshSoon() {
+    if (!busy && !soon) {
+      clearTimeout(timer);
+      timer = setTimeout(refresh, pause);
+    }
+    soon = true;
+  }
+  // A hidden page needs no stream: browsers have few connections to one server.
+  function listen() {
+    const url = document.getElementById("live")?.dataset.changes;
+    if (!url || document.hidden) {
+      changes?.close();
+      changes = null;
+    } else if (!changes || changes.readyState === EventSource.CLOSED) {
+      changes = new EventSource(url);
+      changes.onmessage = refreshSoon;
+    }
+  }
+  document.addEventListener("visibilitychange", function () {
+    listen();
+    if (!document.hidden) refreshSoon();
+  });
+  listen();
+  timer = setTimeout(refresh, period);
 })();

@@ -1,0 +1,37 @@
+package tunnel
+
+import (
+	"fmt"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// Metrics of a Server.
+type Metrics struct {
+	streams *prometheus.GaugeVec
+	rpcs    *prometheus.CounterVec
+}
+
+// NewMetrics returns metrics that reg has registered.
+func NewMetrics(reg prometheus.Registerer) (*Metrics, error) {
+	m := newMetrics()
+	for _, c := range []prometheus.Collector{m.streams, m.rpcs} {
+		if err := reg.Register(c); err != nil {
+			return nil, fmt.Errorf("register metrics of the tunnel: %w", err)
+		}
+	}
+	return m, nil
+}
+
+func newMetrics() *Metrics {
+	return &Metrics{
+		streams: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "agentk_tunnel_streams",
+			Help: "Streams of the reverse tunnel that are open, by state (idle, busy).",
+		}, []string{"state"}),
+		rpcs: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "agentk_tunnel_rpcs_total",
+			Help: "RPCs from kas that were answered over the reverse tunnel, by method and gRPC code.",
+		}, []string{"method", "code"}),
+	}
+}

@@ -1,0 +1,135 @@
+package tunnel
+
+import (
+	"context"
+	"errors"
+	"strings"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+
+	"github.com/kas-agentk/kas/api/agentrpc"
+	"github.com/kas-agentk/kas/internal/grpctool"
+)
+
+// conn is an agent.
+type conn struct {
+	server  *Server
+	agentID int64
+}
+
+// Invoke implements grpc.ClientConnInterface.
+func (c *conn) Invoke(ctx context.Context, method string, args, reply any, opts ...grpc.CallOption) error {
+	o, err := newOptions(opts)
+	if err != nil {
+		return err
+	}
+	header, trailer, err := c.invoke(ctx, method, args, reply, &o)
+	o.fill(header, trailer)
+	o.finished(err)
+	c.server.metrics.ended(method, err)
+	return err
+}
+
+func (c *conn) invoke(ctx context.Context, method string, args, reply any, o *options) (header, trailer metadata.MD, err error) {
+	service, err := serviceOf(method)
+	if err != nil {
+		return nil, nil, err
+	}
+	message, err := encode(args, o.maxSend)
+	if err != nil {
+		return nil, nil, err
+	}
+	for {
+		st, err := c.take(ctx, service)
+		if err != nil {
+			return nil, nil, err
+		}
+		if !c.server.hold(st) {
+			continue // it has just ended
+		}
+		o.lent(st)
+		rpc := newUnary()
+		first := newStart(ctx, st, method)
+		rest := first.add(message, true)
+		go st.unary(rpc, &first.frame, rest)
+		select {
+		case <-rpc.done:
+		case <-ctx.Done():
+			go st.cancel(rpc)
+			return nil, nil, status.FromContextError(ctx.Err()).Err()
+		}
+		if errors.Is(rpc.final.err, errStaleStream) {
+			continue
+		}
+		c.server.metrics.sent(len(message))
+		return rpc.header, rpc.final.trailer, answer(rpc.final, reply, o.maxRecv)
+	}
+}
+
+// unary does a unary RPC in a goroutine of its own, which was counted.
+func (st *stream) unary(c *call, first *agentrpc.TunnelRequest, rest []*agentrpc.TunnelRequest) {
+	defer st.server.open.Done()
+	if err := st.start(c, first); err != nil {
+		c.finish(result{err: err}) // the caller tries again, or has left
+		return
+	}
+	_ = st.sendAll(c, rest) // receiving says what is wrong
+	st.receive(c)
+}
+
+// answer decodes the answer of a unary RPC.
+func answer(final result, reply any, limit int) error {
+	switch {
+	case final.err != nil:
+		return final.err
+	case len(final.messages) != 1:
+		return status.Error(codes.Internal, "the agent answered a unary RPC with no message, or with several")
+	default:
+		return decode(final.messages[0], reply, limit)
+	}
+}
+
+// take lends a stream.
+func (c *conn) take(ctx context.Context, service string) (*stream, error) {
+	began := c.server.cfg.Clock.Now()
+	st, err := c.server.pool.take(ctx, c.agentID, service)
+	c.server.metrics.wait.Observe(c.server.cfg.Clock.Since(began).Seconds())
+	return st, err
+}
+
+// serviceOf returns the service of a method's full name, "/package.Service/Method".
+func serviceOf(method string) (string, error) {
+	service, name, found := strings.Cut(strings.TrimPrefix(method, "/"), "/")
+	if !found || service == "" || name == "" || method[0] != '/' {
+		return "", status.Errorf(codes.Unimplemented, "%q is not the name of a method", method)
+	}
+	return service, nil
+}
+
+// encode returns an encoded message, which is not nil.
+func encode(message any, limit int) ([]byte, error) {
+	data, err := grpctool.Marshal(message)
+	switch {
+	case err != nil:
+		return nil, status.Errorf(codes.Internal, "%v", err)
+	case len(data) > limit:
+		return nil, status.Errorf(codes.ResourceExhausted, "the message has %d bytes, more than %d", len(data), limit)
+	case data == nil:
+		return []byte{}, nil
+	default:
+		return data, nil
+	}
+}
+
+func decode(data []byte, message any, limit int) error {
+	if len(data) > limit {
+		return status.Errorf(codes.ResourceExhausted, "the answer has %d bytes, more than %d", len(data), limit)
+	}
+	if err := grpctool.Unmarshal(data, message); err != nil {
+		return status.Errorf(codes.Internal, "%v", err)
+	}
+	return nil
+}
