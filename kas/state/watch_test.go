@@ -296,7 +296,7 @@ func TestWatch_IsNotSharedWhereItTakesTooMuch(t *testing.T) {
 	agent.put("a")
 	tunnel := newTunnel()
 	tunnel.connect(t, 7, agent)
-	h := start(t, tunnel, func(c *Config) { c.WatchBytes = 20_000; c.LogBytes = 5_000 })
+	h := start(t, tunnel, func(c *Config) { c.WatchBytes = 20_000 }) // the log counts as well, so nobody falls behind it
 	followers := []*follower{h.watch(t.Context(), t, pods()), h.watch(t.Context(), t, pods())}
 	for _, f := range followers {
 		f.reach(t, 1)
