@@ -137,8 +137,11 @@ func (st *stream) receive(c *call) {
 // its RPC.
 func (st *stream) broken(err error) error {
 	why, ending := grpctool.Words(err), errGone
-	if errors.Is(err, io.EOF) {
+	switch {
+	case errors.Is(err, io.EOF):
 		why, ending = "it has ended the stream", nil
+	case status.Code(err) == codes.Canceled: // which gRPC calls a connection that has broken
+		why = "its connection was lost"
 	}
 	st.server.pool.endNow(st, ending)
 	if st.why != nil && !errors.Is(st.why, errGone) { // kas had ended it
