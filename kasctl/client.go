@@ -159,7 +159,7 @@ func (c *client) check(resp *http.Response, body []byte) error {
 	switch {
 	case code == http.StatusNoContent, code == http.StatusAccepted:
 		return nil
-	case code != http.StatusOK:
+	case code != http.StatusOK && code != http.StatusCreated:
 		return c.explain(resp, said)
 	case len(body) > maxResponse:
 		return fmt.Errorf("RoR at %s answers with more than %d MiB", c.base, maxResponse>>20)

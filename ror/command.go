@@ -46,6 +46,8 @@ cluster is. It starts whether or not Gitaly and kas are up.`,
 	f.StringVar(&cfg.GitalyStorage, "gitaly-storage", cfg.GitalyStorage, "`NAME` of Gitaly's storage for new repositories")
 	f.StringVar(&cfg.KasAPIAddress, "kas-api-address", cfg.KasAPIAddress, "`HOST:PORT` of kas's API for this server")
 	f.StringVar(&cfg.KasAgentAddress, "kas-agent-address", cfg.KasAgentAddress, "`URL` that agentk is started with, shown to people: grpc[s]://HOST:PORT")
+	f.StringVar(&cfg.KasProxyURL, "kas-proxy-url", cfg.KasProxyURL, "`URL` at which people reach kas's Kubernetes API proxy, shown to them: http[s]://HOST[:PORT]/k8s-proxy/")
+	f.StringVar(&cfg.KasProxyCAFile, "kas-proxy-ca-file", cfg.KasProxyCAFile, "PEM `FILE` of who vouches for the certificate of --kas-proxy-url, where people's systems do not know")
 	f.StringVar(&cfg.KasSecretFile, "kas-secret-file", cfg.KasSecretFile, "`FILE` with the base64 of the secret shared with kas (required)")
 	f.StringVar(&cfg.GitlabShellSecretFile, "gitlab-shell-secret-file", cfg.GitlabShellSecretFile, "`FILE` with the secret shared with Gitaly's hooks (required)")
 	f.StringVar(&cfg.Bootstrap.User, "bootstrap-user", cfg.Bootstrap.User, "`NAME` of the first user, an admin, created where missing")

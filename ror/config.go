@@ -2,6 +2,7 @@ package ror
 
 import (
 	"bytes"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"net/url"
@@ -32,6 +33,12 @@ type Config struct {
 	KasAPIAddress string
 	// KasAgentAddress is what agentk is started with, for people to copy.
 	KasAgentAddress string
+	// KasProxyURL is where people reach kas's Kubernetes API proxy, its path prefix
+	// included. Empty: nobody is told of it.
+	KasProxyURL string
+	// KasProxyCAFile holds, in PEM, who vouches for the proxy's certificate, for people whose
+	// systems do not know. Empty: they do.
+	KasProxyCAFile string
 	// KasSecretFile holds the base64 of the secret shared with kas.
 	KasSecretFile string
 	// GitlabShellSecretFile is the file that Gitaly's [gitlab] secret_file names.
@@ -82,6 +89,12 @@ func (c *Config) verify() error {
 		return fmt.Errorf("--external-url %q: want http[s]://HOST[:PORT] without a path", c.ExternalURL)
 	}
 	c.ExternalURL = u.Scheme + "://" + u.Host
+	if c.KasProxyURL != "" {
+		p, err := url.Parse(c.KasProxyURL)
+		if err != nil || (p.Scheme != "http" && p.Scheme != "https") || p.Host == "" || p.RawQuery+p.Fragment != "" || p.User != nil {
+			return fmt.Errorf("--kas-proxy-url %q: want http[s]://HOST[:PORT]/PREFIX/", c.KasProxyURL)
+		}
+	}
 	if c.Bootstrap.User != "" && c.Bootstrap.PasswordFile == "" {
 		return errors.New("--bootstrap-user needs --bootstrap-password-file")
 	}
@@ -98,6 +111,8 @@ type secrets struct {
 	shell       []byte
 	password    string
 	token       string
+	// proxyCA is in PEM and not secret.
+	proxyCA string
 }
 
 func (c *Config) readSecrets() (secrets, error) {
@@ -115,6 +130,7 @@ func (c *Config) readSecrets() (secrets, error) {
 		{"gitlab-shell-secret-file", c.GitlabShellSecretFile, &shell},
 		{"bootstrap-password-file", c.Bootstrap.PasswordFile, &s.password},
 		{"bootstrap-token-file", c.Bootstrap.TokenFile, &s.token},
+		{"kas-proxy-ca-file", c.KasProxyCAFile, &s.proxyCA},
 	} {
 		if file.path == "" {
 			continue
@@ -126,6 +142,9 @@ func (c *Config) readSecrets() (secrets, error) {
 		if *file.into = string(bytes.TrimSpace(content)); *file.into == "" {
 			return secrets{}, fmt.Errorf("--%s: file %s is empty", file.flag, file.path)
 		}
+	}
+	if s.proxyCA != "" && !x509.NewCertPool().AppendCertsFromPEM([]byte(s.proxyCA)) {
+		return secrets{}, fmt.Errorf("--kas-proxy-ca-file: file %s holds no certificate in PEM", c.KasProxyCAFile)
 	}
 	s.shell = []byte(shell)
 	return s, nil

@@ -122,7 +122,8 @@ func newHandler(ctx context.Context, cfg Config, s secrets, log *zap.Logger, reg
 	isUnavailable := func(err error) bool { return errors.Is(err, gitaly.ErrUnavailable) }
 
 	pages, err := page.NewServer(page.Config{
-		ExternalURL: cfg.ExternalURL, KasAgentAddress: cfg.KasAgentAddress, IsUnavailable: isUnavailable, Log: log.Named("page"),
+		ExternalURL: cfg.ExternalURL, KasAgentAddress: cfg.KasAgentAddress, KasProxyURL: cfg.KasProxyURL,
+		IsUnavailable: isUnavailable, Log: log.Named("page"),
 	}, reg, projects, view, commands, inside)
 	if err != nil {
 		return nil, fmt.Errorf("pages: %w", err)
@@ -131,7 +132,10 @@ func newHandler(ctx context.Context, cfg Config, s secrets, log *zap.Logger, reg
 	instrument := instrumenter(metrics)
 
 	api := http.NewServeMux()
-	restConfig := rest.Config{ExternalURL: cfg.ExternalURL, IsUnavailable: isUnavailable, Log: log.Named("rest")}
+	restConfig := rest.Config{
+		ExternalURL: cfg.ExternalURL, KasAgentAddress: cfg.KasAgentAddress, KasProxyURL: cfg.KasProxyURL, KasProxyCA: s.proxyCA,
+		IsUnavailable: isUnavailable, Log: log.Named("rest"),
+	}
 	rest.NewServer(restConfig, reg, projects, view, commands, inside).Register(api) //nolint:contextcheck // handlers use their requests' contexts
 	internal := http.NewServeMux()
 	internalapi.NewServer(internalapi.Config{

@@ -118,6 +118,9 @@ func TestRun_SaysWhatIsWrongWithTheConfiguration(t *testing.T) {
 	}{
 		{"a URL has a host", func(c *ror.Config) { c.ExternalURL = "ror.example" }, "--external-url"},
 		{"a URL has no path", func(c *ror.Config) { c.ExternalURL = "http://ror.example/gitlab" }, "--external-url"},
+		{"a proxy has a URL", func(c *ror.Config) { c.KasProxyURL = "kas.example/k8s-proxy/" }, "--kas-proxy-url"},
+		{"a proxy's URL names nobody", func(c *ror.Config) { c.KasProxyURL = "https://me@kas.example/k8s-proxy/" }, "--kas-proxy-url"},
+		{"a proxy's authority is a certificate", func(c *ror.Config) { c.KasProxyCAFile = c.GitalyTokenFile }, "--kas-proxy-ca-file"},
 		{"a secret is there", func(c *ror.Config) { c.KasSecretFile = "/nowhere" }, "--kas-secret-file"},
 		{"a secret is base64 of enough bytes", func(c *ror.Config) { c.KasSecretFile = c.GitalyTokenFile }, "--kas-secret-file"},
 		{"a token file holds something", func(c *ror.Config) { c.GitalyTokenFile = os.DevNull }, "--gitaly-token-file"},

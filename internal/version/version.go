@@ -2,6 +2,7 @@
 package version
 
 import (
+	"cmp"
 	"fmt"
 	"runtime"
 	"runtime/debug"
@@ -12,13 +13,19 @@ var Version = "dev"
 
 // String is what --version prints: version, commit where the build knows it, and Go.
 func String() string {
-	commit := "unknown commit"
-	if info, ok := debug.ReadBuildInfo(); ok {
-		for _, s := range info.Settings {
-			if s.Key == "vcs.revision" {
-				commit = s.Value
-			}
+	return fmt.Sprintf("%s (%s, %s)", Version, cmp.Or(Commit(), "unknown commit"), runtime.Version())
+}
+
+// Commit is empty where the build does not know it.
+func Commit() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return ""
+	}
+	for _, s := range info.Settings {
+		if s.Key == "vcs.revision" {
+			return s.Value
 		}
 	}
-	return fmt.Sprintf("%s (%s, %s)", Version, commit, runtime.Version())
+	return ""
 }

@@ -4,7 +4,8 @@
 //
 // kas proves itself with a JWT in the header Gitlab-Kas-Api-Request on every call,
 // and hands on the agent's token as a bearer where it speaks for an agent. Hooks
-// prove themselves with the shared secret of gitlab-shell. Who proves nothing gets
+// prove themselves with the shared secret of gitlab-shell. A CI job, or kas in its name,
+// asks job/allowed_agents with the job's token and nothing else. Who proves nothing gets
 // 401 and learns nothing; an agent that may not read a project gets the same 404 as
 // for one that does not exist.
 //

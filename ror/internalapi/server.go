@@ -90,14 +90,10 @@ func (s *Server) Register(mux *http.ServeMux) {
 	} {
 		mux.Handle(pattern, s.serve(s.fromShell(h)))
 	}
-	mux.Handle("GET /api/v4/job/allowed_agents", s.serve(allowedAgents))
+	mux.Handle("GET "+gitlabapi.PathAllowedAgents, s.serve(s.allowedAgents))
 }
 
 func notFound(http.ResponseWriter, *http.Request) error { return jsonhttp.ErrNotFound }
-
-// allowedAgents is asked with the token of a CI job. There are no CI jobs here, so
-// every token is unknown.
-func allowedAgents(http.ResponseWriter, *http.Request) error { return jsonhttp.ErrUnauthorized }
 
 // serve turns errors into answers.
 func (s *Server) serve(h handler) http.Handler {

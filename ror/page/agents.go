@@ -113,8 +113,12 @@ type agentBody struct {
 	Statuses            []statusView
 	Tokens              []tokenView
 	TokensURL           string
-	MayAdminister       bool
-	KasError            string
+	// ProxyURL is that of kas's Kubernetes API proxy; empty: not known.
+	ProxyURL string
+	// FullName is how kasctl tells agents of one name apart.
+	FullName      string
+	MayAdminister bool
+	KasError      string
 }
 
 // agentPage serves <project>/-/cluster_agents/<name>.
@@ -134,6 +138,7 @@ func (s *Server) agentPage(w http.ResponseWriter, v visit, p inProject, name str
 		Agent: toAgentView(described.Agents[0], described.KasError), KasError: described.KasError,
 		ConfigurationPath: ".gitlab/agents/" + agent.Name + "/config.yaml",
 		TokensURL:         agentPath(agent) + "/tokens", MayAdminister: p.access.Administer(),
+		ProxyURL: s.cfg.KasProxyURL, FullName: agent.Project.FullPath + ":" + agent.Name,
 	}
 	for _, c := range described.Agents[0].Connections {
 		body.Connections = append(body.Connections, toConnectionView(c))

@@ -32,9 +32,16 @@ var assetFiles embed.FS
 // maxForm is the largest form, in bytes.
 const maxForm = 64 << 10
 
-// contentPolicy allows nothing but what the pages are made of.
-const contentPolicy = "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src data:; " +
-	"form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
+// contentPolicy allows nothing but what the pages are made of. Their scripts may speak to
+// this server and, where it is known, to kas's proxy.
+func contentPolicy(proxy *url.URL) string {
+	connect := "'self'"
+	if proxy != nil {
+		connect += " " + proxy.Scheme + "://" + proxy.Host
+	}
+	return "default-src 'none'; style-src 'self'; script-src 'self'; connect-src " + connect + "; img-src data:; " +
+		"form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
+}
 
 // Projects makes projects.
 type Projects interface {
@@ -58,6 +65,8 @@ type Config struct {
 	ExternalURL string
 	// KasAgentAddress is what agentk is started with, for example grpc://HOST:PORT.
 	KasAgentAddress string
+	// KasProxyURL is where kas's Kubernetes API proxy begins; empty: nobody is told of it.
+	KasProxyURL string
 	// IsUnavailable tells whether an error of Projects means that Gitaly is away.
 	IsUnavailable func(error) bool
 	Log           *zap.Logger
@@ -76,6 +85,9 @@ type Server struct {
 	templates map[string]*template.Template
 	handler   http.Handler
 	secure    bool
+	// proxy is nil where it is not known.
+	proxy  *url.URL
+	policy string
 }
 
 // NewServer returns a server.
@@ -95,6 +107,12 @@ func NewServer(cfg Config, r *registry.Registry, projects Projects, o Overview, 
 		cfg: cfg, registry: r, projects: projects, overview: o, control: c, clusters: k, templates: templates,
 		secure: strings.HasPrefix(cfg.ExternalURL, "https:"),
 	}
+	if cfg.KasProxyURL != "" {
+		if s.proxy, err = url.Parse(cfg.KasProxyURL); err != nil {
+			return nil, fmt.Errorf("address of kas's proxy: %w", err)
+		}
+	}
+	s.policy = contentPolicy(s.proxy)
 	mux := http.NewServeMux()
 	mux.Handle("GET /-/assets/", http.StripPrefix("/-/assets/", cacheable(http.FileServerFS(assets))))
 	mux.HandleFunc("GET /-/sign_in", s.signInForm)
@@ -149,7 +167,7 @@ func cacheable(h http.Handler) http.Handler {
 // ServeHTTP implements http.Handler.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h := w.Header()
-	h.Set("Content-Security-Policy", contentPolicy)
+	h.Set("Content-Security-Policy", s.policy)
 	h.Set("X-Content-Type-Options", "nosniff")
 	h.Set("Referrer-Policy", "same-origin")
 	h.Set("Cache-Control", "no-store")

@@ -53,6 +53,12 @@ type house struct {
 
 func newHouse(t *testing.T) *house {
 	t.Helper()
+	return newHouseAt(t, "http://ror", "")
+}
+
+// newHouseAt is newHouse at a URL, with kas's proxy at another.
+func newHouseAt(t *testing.T, externalURL, proxyURL string) *house {
+	t.Helper()
 	reg, err := registry.Open(t.Context(), registry.Config{
 		Path: filepath.Join(t.TempDir(), "ror.db"), Clock: clocktesting.NewFakePassiveClock(start), PasswordCost: bcrypt.MinCost,
 	})
@@ -68,7 +74,7 @@ func newHouse(t *testing.T) *house {
 	require.NoError(t, err)
 	h := &house{t: t, reg: reg, beside: &neighbours{}}
 	pages, err := page.NewServer(page.Config{
-		ExternalURL: "http://ror", KasAgentAddress: "grpc://kas:8150", Log: testkit.Logger(t),
+		ExternalURL: externalURL, KasAgentAddress: "grpc://kas:8150", KasProxyURL: proxyURL, Log: testkit.Logger(t),
 		IsUnavailable: func(error) bool { return false }, Clock: clocktesting.NewFakePassiveClock(start),
 	}, reg, hosting.NewProjects(reg, h.beside), overview.New(reg, h.beside), control.New(reg, h.beside, testkit.Logger(t)), clusters.New(h.beside))
 	require.NoError(t, err)
@@ -177,6 +183,58 @@ func TestSignIn_ComesBackToThePage(t *testing.T) {
 		res, _ = b.post("/-/sign_in", form)
 		require.Equal(t, "/", res.Header.Get("Location"), elsewhere)
 	}
+}
+
+func TestSignIn_GivesTheBrowserWhatKasAsksFor(t *testing.T) {
+	for _, row := range []struct {
+		name, ror, proxy string
+		path, domain     string
+		connect          string
+	}{
+		{"no proxy", "http://ror.example", "", "/", "", "connect-src 'self';"},
+		{"a proxy on another port", "https://ror.example", "https://ror.example:8154/k8s-proxy/", "/k8s-proxy", "", "connect-src 'self' https://ror.example:8154;"},
+		{"a proxy on a subdomain", "https://ror.example", "https://kas.ror.example/k8s-proxy", "/k8s-proxy", "ror.example", "connect-src 'self' https://kas.ror.example;"},
+		{"a proxy on another host", "https://ror.example", "https://kasror.example/", "/", "", "connect-src 'self' https://kasror.example;"},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			h := newHouseAt(t, row.ror, row.proxy)
+			res, _ := h.browser().post("/-/sign_in", url.Values{"username": {"root"}, "password": {"root-password"}})
+			require.Equal(t, http.StatusSeeOther, res.StatusCode)
+			require.Contains(t, res.Header.Get("Content-Security-Policy"), row.connect)
+			cookies := map[string]*http.Cookie{}
+			for _, c := range res.cookies {
+				cookies[c.Name] = c
+			}
+			kas := cookies["_gitlab_kas"]
+			require.Equal(t, row.path, kas.Path)
+			require.Equal(t, row.domain, kas.Domain)
+			require.Equal(t, strings.HasPrefix(row.ror, "https"), kas.Secure)
+			require.Equal(t, "/", cookies["_ror_session"].Path)
+			require.Empty(t, cookies["_ror_session"].Domain, "nobody else gets that one")
+
+			// A page's script finds what goes with the cookie.
+			r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, h.url+"/", http.NoBody)
+			require.NoError(t, err)
+			r.AddCookie(cookies["_ror_session"])
+			_, body := h.browser().send(r)
+			m := regexp.MustCompile(`<meta name="csrf-token" content="([0-9a-f]+)">`).FindStringSubmatch(body)
+			require.Len(t, m, 2)
+			user, err := h.reg.UserByKasKey(t.Context(), kas.Value, m[1])
+			require.NoError(t, err)
+			require.Equal(t, "root", user.Username)
+		})
+	}
+}
+
+func TestAgent_TellsHowToMakeAKubeconfig(t *testing.T) {
+	h := newHouseAt(t, "http://ror", "https://kas/k8s-proxy/")
+	b, _ := h.signIn("root")
+	_, body := b.get("/root/config/-/cluster_agents/dev")
+	require.Contains(t, body, "through kas at <code>https://kas/k8s-proxy/</code>")
+	require.Contains(t, body, "kasctl kubeconfig root/config:dev --output kubeconfig")
+	b, _ = newHouse(t).signIn("root")
+	_, body = b.get("/root/config/-/cluster_agents/dev")
+	require.NotContains(t, body, "kubectl")
 }
 
 func TestSignOut_EndsTheSession(t *testing.T) {

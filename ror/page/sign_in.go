@@ -1,8 +1,10 @@
 package page
 
 import (
+	"cmp"
 	"errors"
 	"net/http"
+	"net/url"
 	"strings"
 
 	"github.com/kas-agentk/kas/ror/registry"
@@ -46,11 +48,27 @@ func (s *Server) signIn(w http.ResponseWriter, r *http.Request) {
 }
 
 func (s *Server) cookie(name, value string, maxAge int) *http.Cookie {
+	path, domain := "/", ""
+	if name == kasCookie {
+		path, domain = s.kasScope()
+	}
 	//nolint:gosec // Secure is set unless people reach this server over plain HTTP
 	return &http.Cookie{
-		Name: name, Value: value, Path: "/", MaxAge: maxAge,
+		Name: name, Value: value, Path: path, Domain: domain, MaxAge: maxAge,
 		HttpOnly: true, SameSite: http.SameSiteLaxMode, Secure: s.secure,
 	}
+}
+
+// kasScope is the path and domain by which a browser shows its cookie to the proxy of kas, on
+// another port of this host or on a subdomain.
+func (s *Server) kasScope() (path, domain string) {
+	if s.proxy == nil {
+		return "/", ""
+	}
+	if own, err := url.Parse(s.cfg.ExternalURL); err == nil && strings.HasSuffix(s.proxy.Hostname(), "."+own.Hostname()) {
+		domain = own.Hostname()
+	}
+	return cmp.Or(strings.TrimSuffix(s.proxy.Path, "/"), "/"), domain
 }
 
 func (s *Server) signOut(w http.ResponseWriter, v visit) error {

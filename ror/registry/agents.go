@@ -196,3 +196,24 @@ func (r *Registry) AgentConfiguration(ctx context.Context, agentID int64) ([]byt
 		return b, err
 	}, "SELECT coalesce(configuration, '') FROM agents WHERE id = ?", agentID)
 }
+
+// ConfiguredAgent is an agent and what SetAgentConfiguration kept of it, empty before that.
+type ConfiguredAgent struct {
+	Agent
+	Configuration []byte
+}
+
+// AgentsBelow lists the agents whose configuration projects have this first part of their
+// full path, by project and name.
+func (r *Registry) AgentsBelow(ctx context.Context, topNamespace string) ([]ConfiguredAgent, error) {
+	return many(ctx, r.read, "agents", func(s scanner) (ConfiguredAgent, error) {
+		var a ConfiguredAgent
+		var created, projectCreated int64
+		err := s.Scan(append(a.fields(&created, &projectCreated), &a.Configuration)...)
+		a.CreatedAt, a.Project.CreatedAt = toTime(created), toTime(projectCreated)
+		return a, err
+		// '0' comes after '/'.
+	}, "SELECT "+agentColumns+", coalesce(agents.configuration, '') FROM "+agentTables+`
+		WHERE projects.full_path > ? AND projects.full_path < ? ORDER BY projects.full_path, agents.name LIMIT ?`,
+		topNamespace+"/", topNamespace+"0", MaxList)
+}

@@ -226,7 +226,17 @@ func findNamespace(ctx context.Context, q queryer, fullPath string) (namespace, 
 	}, "SELECT id, full_path, coalesce(owner_id, 0) FROM namespaces WHERE full_path = ?", fullPath)
 }
 
+// createNamespace adds a namespace, and those above it where they are missing.
 func createNamespace(ctx context.Context, tx *sql.Tx, fullPath string, owner int64, now time.Time) (namespace, error) {
+	if parent := path.Dir(fullPath); parent != "." {
+		_, err := findNamespace(ctx, tx, parent)
+		if errors.Is(err, ErrNotFound) {
+			_, err = createNamespace(ctx, tx, parent, 0, now)
+		}
+		if err != nil {
+			return namespace{}, err
+		}
+	}
 	var taken int
 	err := tx.QueryRowContext(ctx, "SELECT count(*) FROM projects WHERE full_path = ?", fullPath).Scan(&taken)
 	if err != nil {

@@ -114,6 +114,20 @@ CREATE TABLE usage_counters (
 	name  TEXT PRIMARY KEY,
 	value INTEGER NOT NULL
 ) WITHOUT ROWID;
+`, `
+CREATE TABLE jobs (
+	id          INTEGER PRIMARY KEY AUTOINCREMENT,
+	project_id  INTEGER NOT NULL REFERENCES projects (id) ON DELETE CASCADE,
+	user_id     INTEGER NOT NULL REFERENCES users (id) ON DELETE CASCADE,
+	ref         TEXT NOT NULL,
+	environment TEXT NOT NULL, -- empty: none
+	tier        TEXT NOT NULL,
+	token_hash  BLOB NOT NULL UNIQUE,
+	created_at  INTEGER NOT NULL,
+	expires_at  INTEGER NOT NULL,
+	finished_at INTEGER
+);
+CREATE INDEX jobs_by_project ON jobs (project_id, id);
 `}
 
 // migrate brings the database up to date, each version in a transaction of its own.

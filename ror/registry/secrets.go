@@ -19,6 +19,7 @@ import (
 const (
 	prefixPersonal = "glpat-"
 	prefixAgent    = "glagent-"
+	prefixJob      = "glcbt-"
 )
 
 // hashToken is how a random token is stored: it has far too many bits to guess, so

@@ -204,6 +204,12 @@ func (r *Registry) UserByToken(ctx context.Context, token string) (User, Persona
 	return u, t, r.noteUse(ctx, notePersonalUse, t.ID, t.LastUsedAt, now)
 }
 
+// RevokePersonalToken ends a personal access token.
+func (r *Registry) RevokePersonalToken(ctx context.Context, tokenID int64) error {
+	return r.execOne(ctx, fmt.Sprintf("revoke personal access token %d", tokenID),
+		"UPDATE personal_access_tokens SET revoked = 1 WHERE id = ? AND NOT revoked", tokenID)
+}
+
 // useResolution is how exactly a token's last use is known: it costs a write.
 const useResolution = time.Minute
 

@@ -9,6 +9,7 @@ import (
 
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
+	"k8s.io/utils/clock"
 
 	"github.com/kas-agentk/kas/api/railsrpc"
 	"github.com/kas-agentk/kas/ror/control"
@@ -42,9 +43,17 @@ type Control interface {
 type Config struct {
 	// ExternalURL of RoR, without a slash at the end.
 	ExternalURL string
+	// KasAgentAddress is what agentk dials, KasProxyURL where kas's Kubernetes API proxy
+	// begins; empty: not known.
+	KasAgentAddress, KasProxyURL string
+	// KasProxyCA is who vouches for the proxy's certificate, in PEM; empty: people's systems
+	// know.
+	KasProxyCA string
 	// IsUnavailable tells whether an error of Projects means that Gitaly is away.
 	IsUnavailable func(error) bool
-	Log           *zap.Logger
+	// Clock tells the date. Default: the real one.
+	Clock clock.PassiveClock
+	Log   *zap.Logger
 }
 
 // Server serves the public REST API.
@@ -59,13 +68,17 @@ type Server struct {
 
 // NewServer returns a server.
 func NewServer(cfg Config, r *registry.Registry, projects Projects, o Overview, c Control, k Clusters) *Server {
+	if cfg.Clock == nil {
+		cfg.Clock = clock.RealClock{}
+	}
 	return &Server{cfg: cfg, registry: r, projects: projects, overview: o, control: c, clusters: k}
 }
 
 // call is one request by a caller who is known.
 type call struct {
 	*http.Request
-	user registry.User
+	user  registry.User
+	token registry.PersonalToken
 }
 
 // handler answers a call, or says why not.
@@ -74,15 +87,24 @@ type handler func(http.ResponseWriter, call) error
 // Register adds the endpoints.
 func (s *Server) Register(mux *http.ServeMux) {
 	for pattern, h := range map[string]handler{
+		"GET /metadata": s.metadata,
+		"GET /version":  s.metadata,
+
 		"GET /user":   s.getUser,
 		"POST /users": s.adminOnly(s.createUser),
 		"POST /users/{id}/personal_access_tokens": s.adminOnly(s.createPersonalToken),
+		"POST /user/personal_access_tokens":       s.createOwnToken,
 
 		"GET /projects":               s.listProjects,
 		"POST /projects":              s.createProject,
 		"GET /projects/{id}":          s.inProject(registry.Access.See, s.getProject),
 		"GET /projects/{id}/members":  s.inProject(registry.Access.ReadAgents, s.listMembers),
 		"POST /projects/{id}/members": s.inProject(registry.Access.Administer, s.setMember),
+
+		// Jobs, which a GitLab has a CI for, are started here by who may push.
+		"GET /projects/{id}/jobs":               s.inProject(registry.Access.ReadAgents, s.listJobs),
+		"POST /projects/{id}/jobs":              s.inProject(registry.Access.Push, s.startJob),
+		"POST /projects/{id}/jobs/{job}/finish": s.inProject(registry.Access.Push, s.finishJob),
 
 		"GET /cluster_agents":                          s.listAllAgents,
 		"GET /projects/{id}/cluster_agents":            s.inProject(registry.Access.ReadAgents, s.listAgents),
@@ -108,8 +130,11 @@ func (s *Server) Register(mux *http.ServeMux) {
 		"GET /projects/{id}/cluster_agents/{agent}/cluster_state/{resource}/{name}": s.ofAgent(registry.Access.ReadAgents, s.getObject),
 	} {
 		method, path, _ := strings.Cut(pattern, " ")
-		mux.Handle(method+" /api/v4"+path, s.serve(h))
+		mux.Handle(method+" /api/v4"+path, s.serve(scoped(h)))
 	}
+	// Whatever a token is for, it may look at itself, and end itself.
+	mux.Handle("GET /api/v4/personal_access_tokens/self", s.serve(s.getOwnToken))
+	mux.Handle("DELETE /api/v4/personal_access_tokens/self", s.serve(s.revokeOwnToken))
 	mux.HandleFunc("/api/", func(w http.ResponseWriter, _ *http.Request) { jsonhttp.WriteError(w, jsonhttp.ErrNotFound) })
 }
 
@@ -125,9 +150,9 @@ func IsStream(r *http.Request) bool {
 // serve finds out who calls, and turns errors into answers.
 func (s *Server) serve(h handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		user, err := s.authenticate(r)
+		c, err := s.authenticate(r)
 		if err == nil {
-			err = h(w, call{Request: r, user: user})
+			err = h(w, c)
 		}
 		if err == nil {
 			return
@@ -161,7 +186,7 @@ func logLevel(status int) (zapcore.Level, bool) {
 	return 0, false
 }
 
-func (s *Server) authenticate(r *http.Request) (registry.User, error) {
+func (s *Server) authenticate(r *http.Request) (call, error) {
 	token := r.Header.Get("PRIVATE-TOKEN")
 	if token == "" {
 		scheme, bearer, _ := strings.Cut(r.Header.Get("Authorization"), " ")
@@ -170,17 +195,21 @@ func (s *Server) authenticate(r *http.Request) (registry.User, error) {
 		}
 	}
 	if token == "" {
-		return registry.User{}, jsonhttp.ErrUnauthorized
+		return call{}, jsonhttp.ErrUnauthorized
 	}
 	user, known, err := s.registry.UserByToken(r.Context(), token)
-	if err != nil {
-		return registry.User{}, err
+	return call{Request: r, user: user, token: known}, err
+}
+
+// scoped lets only tokens through that are for the API.
+func scoped(h handler) handler {
+	return func(w http.ResponseWriter, c call) error {
+		reading := c.Method == http.MethodGet || c.Method == http.MethodHead
+		if !c.token.Allows(registry.ScopeAPI) && (!reading || !c.token.Allows(registry.ScopeReadAPI)) {
+			return &jsonhttp.Error{Status: http.StatusForbidden, Message: "403 Forbidden - the token lacks the scope api"}
+		}
+		return h(w, c)
 	}
-	reading := r.Method == http.MethodGet || r.Method == http.MethodHead
-	if !known.Allows(registry.ScopeAPI) && (!reading || !known.Allows(registry.ScopeReadAPI)) {
-		return registry.User{}, &jsonhttp.Error{Status: http.StatusForbidden, Message: "403 Forbidden - the token lacks the scope api"}
-	}
-	return user, nil
 }
 
 func (s *Server) toAnswer(err error) *jsonhttp.Error {

@@ -71,7 +71,7 @@ func newHouse(t *testing.T) *house {
 	}
 	mux := http.NewServeMux()
 	rest.NewServer(rest.Config{
-		ExternalURL: "http://ror", Log: testkit.Logger(t),
+		ExternalURL: "http://ror", KasAgentAddress: "grpcs://kas", KasProxyURL: "https://kas/k8s-proxy/", KasProxyCA: "PEM", Clock: clock, Log: testkit.Logger(t),
 		IsUnavailable: func(err error) bool { return errors.Is(err, errGitalyAway) },
 	}, reg, hosting.NewProjects(reg, h.beside), overview.New(reg, h.beside), control.New(reg, h.beside, testkit.Logger(t)), clusters.New(h.beside)).Register(mux)
 	srv := httptest.NewServer(mux)
@@ -196,7 +196,7 @@ func TestProjects_CreateShowAndHide(t *testing.T) {
 	require.JSONEq(t, `{"id":1,"description":"","name":"My App","name_with_namespace":"platform / web / My App","path":"my-app",
 		"path_with_namespace":"platform/web/my-app","created_at":"2026-11-22T10:00:00.000Z","default_branch":"main",
 		"http_url_to_repo":"http://ror/platform/web/my-app.git","web_url":"http://ror/platform/web/my-app","visibility":"private","creator_id":1,
-		"namespace":{"id":3,"path":"web","kind":"group","full_path":"platform/web"}}`, created)
+		"namespace":{"id":4,"path":"web","kind":"group","full_path":"platform/web"}}`, created)
 	require.JSONEq(t, created, h.must("root", "GET", "/projects/1", ""))
 	require.JSONEq(t, created, h.must("root", "GET", "/projects/platform%2Fweb%2Fmy-app", ""))
 	require.Contains(t, h.must("ada", "POST", "/projects", `{"path":"own","visibility":"public"}`), `"path_with_namespace":"ada/own"`)

@@ -68,42 +68,90 @@ type personalTokenJSON struct {
 	LastUsedAt *string  `json:"last_used_at"`
 	Active     bool     `json:"active"`
 	ExpiresAt  *string  `json:"expires_at"`
-	Token      string   `json:"token"`
+	// Token is there once: in the answer that creates it.
+	Token string `json:"token,omitempty"`
 }
 
+func toPersonalToken(t registry.PersonalToken) personalTokenJSON {
+	j := personalTokenJSON{
+		ID: t.ID, Name: t.Name, CreatedAt: timestamp(t.CreatedAt), Scopes: t.Scopes, UserID: t.UserID,
+		LastUsedAt: optionalTimestamp(t.LastUsedAt), Active: true,
+	}
+	if !t.ExpiresAt.IsZero() {
+		date := t.ExpiresAt.Format(time.DateOnly)
+		j.ExpiresAt = &date
+	}
+	return j
+}
+
+// getOwnToken shows the token that the request came with: good, or it would not be here.
+func (s *Server) getOwnToken(w http.ResponseWriter, c call) error {
+	jsonhttp.Write(w, http.StatusOK, toPersonalToken(c.token))
+	return nil
+}
+
+// revokeOwnToken ends the token that the request came with.
+func (s *Server) revokeOwnToken(w http.ResponseWriter, c call) error {
+	if err := s.registry.RevokePersonalToken(c.Context(), c.token.ID); err != nil {
+		return err
+	}
+	w.WriteHeader(http.StatusNoContent)
+	return nil
+}
+
+// newTokenBody is what a new personal access token is asked for with.
+type newTokenBody struct {
+	Name      string   `json:"name"`
+	Scopes    []string `json:"scopes"`
+	ExpiresAt string   `json:"expires_at"`
+}
+
+// createPersonalToken makes a token for any user.
 func (s *Server) createPersonalToken(w http.ResponseWriter, c call) error {
 	id, err := c.number("id")
 	if err != nil {
 		return err
 	}
-	var body struct {
-		Name      string   `json:"name"`
-		Scopes    []string `json:"scopes"`
-		ExpiresAt string   `json:"expires_at"`
-	}
+	var body newTokenBody
 	if err := jsonhttp.Read(w, c.Request, maxBody, &body); err != nil {
 		return err
 	}
-	n := registry.NewPersonalToken{UserID: id, Name: body.Name, Scopes: body.Scopes}
+	if _, err := s.registry.User(c.Context(), id); err != nil {
+		return jsonhttp.NotFound("User")
+	}
+	return s.writeNewToken(w, c, id, body)
+}
+
+// createOwnToken makes a token for the caller that is good for kas's Kubernetes API proxy
+// and nothing else, and ends with the day unless told otherwise.
+func (s *Server) createOwnToken(w http.ResponseWriter, c call) error {
+	var body newTokenBody
+	if err := jsonhttp.Read(w, c.Request, maxBody, &body); err != nil {
+		return err
+	}
+	if len(body.Scopes) != 1 || body.Scopes[0] != registry.ScopeK8sProxy {
+		return jsonhttp.BadRequest("scopes does not have a valid value: only %s", registry.ScopeK8sProxy)
+	}
+	if body.ExpiresAt == "" {
+		body.ExpiresAt = s.cfg.Clock.Now().UTC().AddDate(0, 0, 1).Format(time.DateOnly)
+	}
+	return s.writeNewToken(w, c, c.user.ID, body)
+}
+
+func (s *Server) writeNewToken(w http.ResponseWriter, c call, user int64, body newTokenBody) error {
+	n := registry.NewPersonalToken{UserID: user, Name: body.Name, Scopes: body.Scopes}
 	if body.ExpiresAt != "" {
+		var err error
 		if n.ExpiresAt, err = time.Parse(time.DateOnly, body.ExpiresAt); err != nil {
 			return jsonhttp.BadRequest("expires_at is invalid: want YYYY-MM-DD")
 		}
-	}
-	if _, err := s.registry.User(c.Context(), id); err != nil {
-		return jsonhttp.NotFound("User")
 	}
 	t, token, err := s.registry.CreatePersonalToken(c.Context(), n)
 	if err != nil {
 		return err
 	}
-	answer := personalTokenJSON{
-		ID: t.ID, Name: t.Name, CreatedAt: timestamp(t.CreatedAt), Scopes: t.Scopes, UserID: t.UserID, Active: true, Token: token,
-	}
-	if !t.ExpiresAt.IsZero() {
-		date := t.ExpiresAt.Format(time.DateOnly)
-		answer.ExpiresAt = &date
-	}
+	answer := toPersonalToken(t)
+	answer.Token = token
 	jsonhttp.Write(w, http.StatusCreated, answer)
 	return nil
 }
