@@ -46,6 +46,9 @@ func (a *adminClient) do(ctx context.Context, method, url, token string, body []
 		req.Header.Set("Authorization", "Bearer "+token)
 	}
 	req.Header.Set("Content-Type", "application/json")
+	if method == http.MethodPatch {
+		req.Header.Set("Content-Type", "application/merge-patch+json")
+	}
 	resp, err := a.client.Do(req)
 	if err != nil {
 		return 0, nil, err //nolint:wrapcheck // it names method and URL
@@ -97,8 +100,9 @@ func (a *adminClient) ready(ctx context.Context) error {
 	return a.get(ctx, "/api/v1/namespaces/default", nil)
 }
 
-// createNodes makes the nodes that are not there yet.
-func (a *adminClient) createNodes(ctx context.Context, count int) error {
+// createNodes makes the nodes that are not there yet, and says of those that are where their
+// kubelet is now.
+func (a *adminClient) createNodes(ctx context.Context, count, kubeletPort int) error {
 	for i := range count {
 		name := fmt.Sprintf("node-%d", i)
 		node, err := json.Marshal(map[string]any{
@@ -120,9 +124,34 @@ func (a *adminClient) createNodes(ctx context.Context, count int) error {
 		if err != nil {
 			return fmt.Errorf("make node %s: %w", name, err)
 		}
-		if status != http.StatusCreated && status != http.StatusConflict {
+		switch status {
+		case http.StatusCreated:
+		case http.StatusConflict:
+			if err := a.moveKubelet(ctx, name, kubeletPort); err != nil {
+				return err
+			}
+		default:
 			return fmt.Errorf("make node %s: status %d: %s", name, status, body)
 		}
+	}
+	return nil
+}
+
+// moveKubelet says where a node's kubelet is. kwok does so only for nodes that are not ready.
+func (a *adminClient) moveKubelet(ctx context.Context, node string, port int) error {
+	patch, err := json.Marshal(map[string]any{"status": map[string]any{
+		"addresses":       []any{map[string]string{"type": "InternalIP", "address": "127.0.0.1"}},
+		"daemonEndpoints": map[string]any{"kubeletEndpoint": map[string]any{"Port": port}},
+	}})
+	if err != nil {
+		return fmt.Errorf("move the kubelet of %s: %w", node, err)
+	}
+	status, body, err := a.do(ctx, http.MethodPatch, a.host+"/api/v1/nodes/"+node+"/status", a.token, patch)
+	if err != nil {
+		return fmt.Errorf("move the kubelet of %s: %w", node, err)
+	}
+	if status != http.StatusOK {
+		return fmt.Errorf("move the kubelet of %s: status %d: %s", node, status, body)
 	}
 	return nil
 }

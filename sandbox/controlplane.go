@@ -29,6 +29,8 @@ type ControlPlaneConfig struct {
 	// no namespace is ever gone, nothing is garbage-collected. Together with
 	// WithoutNodes it is the fastest API server.
 	WithoutControllers bool
+	// LivePods is how many pods do more than to be there, see LivePod. Default: none.
+	LivePods int
 	// Fsync makes etcd write through to the disk. Without it data survive kill -9 of
 	// every part, but not a crash of the machine.
 	Fsync bool
@@ -54,6 +56,9 @@ type ControlPlane struct {
 	Kubeconfig string
 	// Kubectl is a kubectl of the API server's version.
 	Kubectl string
+	// LivePods are as many as were asked for; the pods themselves are for whoever wants one
+	// to make.
+	LivePods []LivePod
 
 	Etcd              *process.Process
 	APIServer         *process.Process
@@ -66,6 +71,8 @@ type ControlPlane struct {
 	pki      pki
 	ports    *ports.Set
 	admin    *adminClient
+	// kubeletPort is where kwok answers for all nodes.
+	kubeletPort int
 }
 
 // StartControlPlane builds what is missing, starts a control plane and returns when
@@ -122,7 +129,7 @@ func (c *ControlPlane) start(ctx context.Context) error {
 	if !c.cfg.WithoutNodes {
 		group.Go(func() error { return c.Scheduler.Start(ctx) })
 		group.Go(func() error {
-			if err := c.admin.createNodes(ctx, c.cfg.Nodes); err != nil {
+			if err := c.admin.createNodes(ctx, c.cfg.Nodes, c.kubeletPort); err != nil {
 				return err
 			}
 			return c.Kwok.Start(ctx)

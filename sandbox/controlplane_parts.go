@@ -54,6 +54,12 @@ func (c *ControlPlane) declare() error {
 			func(ctx context.Context) error {
 				return admin.probe(ctx, "https://"+address["kube-scheduler"]+"/readyz")
 			})
+		if c.kubeletPort, err = c.ports.Take("kwok"); err != nil {
+			return err
+		}
+		if err := c.prepareLivePods(); err != nil {
+			return err
+		}
 		c.Kwok = c.kwok(address["kwok"])
 	}
 	return nil
@@ -105,6 +111,8 @@ func (c *ControlPlane) apiServerArgs(port, etcd string) []string {
 		"--service-account-key-file=" + c.pki.accountKeyFile,
 		"--service-account-signing-key-file=" + c.pki.accountKeyFile,
 		"--service-cluster-ip-range=" + serviceCIDR,
+		"--kubelet-certificate-authority=" + c.pki.caFile,
+		"--kubelet-preferred-address-types=InternalIP",
 		"--authorization-mode=RBAC",
 		"--allow-privileged=true",
 		// Whoever measures must meet the server's speed, not its manners.
@@ -150,7 +158,8 @@ func (c *ControlPlane) schedulerArgs(port string) []string {
 	}
 }
 
-// kwok is ready when it serves and every node is.
+// kwok is ready when it serves and every node is. On the same port it is the kubelet of all
+// nodes.
 func (c *ControlPlane) kwok(address string) *process.Process {
 	return process.New(process.Config{
 		Name: "kwok",
@@ -158,11 +167,16 @@ func (c *ControlPlane) kwok(address string) *process.Process {
 		Args: []string{
 			"--kubeconfig=" + c.Kubeconfig,
 			"--config=" + c.programs.KwokStages,
+			"--config=" + filepath.Join(c.Dir, kubeletFile),
 			"--manage-all-nodes=true",
 			// A lease would outlive a killed kwok and hold up the next one for as long as
 			// it lasts; nodes show that they live by their status instead.
 			"--node-lease-duration-seconds=0",
 			"--server-address=" + address,
+			"--node-ip=127.0.0.1",
+			"--node-port=" + strconv.Itoa(c.kubeletPort),
+			"--tls-cert-file=" + c.pki.certFile,
+			"--tls-private-key-file=" + c.pki.keyFile,
 		},
 		// It reads ~/.kwok and would take the cluster it is in for its own.
 		Env:     []string{"HOME=" + c.Dir},

@@ -12,6 +12,8 @@
 //     own free ports, which stay the same when a part is started again.
 //   - Each part is a process.Process that can be stopped, killed and started alone.
 //     Data are kept on disk meanwhile.
+//   - All listens on the loopback. What could run commands, a LivePod, is there only where
+//     it was asked for, and only for who knows its namespace.
 //   - After Stop no process is left, and no file where the directory was a
 //     temporary one. When the parent dies, so do all parts, at once.
 //

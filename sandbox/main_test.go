@@ -18,7 +18,7 @@ import (
 // first that wants it, stopped when all are done.
 var shared = sync.OnceValues(func() (*sandbox.ControlPlane, error) {
 	started.Store("controlplane", true)
-	return sandbox.StartControlPlane(context.Background(), sandbox.ControlPlaneConfig{Nodes: 2, Progress: os.Stderr})
+	return sandbox.StartControlPlane(context.Background(), sandbox.ControlPlaneConfig{Nodes: 2, LivePods: 2, Progress: os.Stderr})
 })
 
 var started sync.Map

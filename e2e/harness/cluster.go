@@ -36,6 +36,9 @@ type Cluster struct {
 	Kubectl string
 	// ControlPlane is nil where the cluster is not ours.
 	ControlPlane *sandbox.ControlPlane
+
+	// live pods that are free. nil where the cluster is not ours.
+	live chan sandbox.LivePod
 }
 
 // startCluster starts or finds the cluster that $E2E_CLUSTER chooses.
@@ -43,12 +46,16 @@ func startCluster(ctx context.Context, dir string, progress io.Writer) (*Cluster
 	switch kind := os.Getenv(ClusterEnv); kind {
 	case "", "sandbox":
 		c, err := sandbox.StartControlPlane(ctx, sandbox.ControlPlaneConfig{
-			Dir: filepath.Join(dir, "controlplane"), Nodes: 2, Progress: progress,
+			Dir: filepath.Join(dir, "controlplane"), Nodes: 2, LivePods: livePods, Progress: progress,
 		})
 		if err != nil {
 			return nil, fmt.Errorf("start the cluster: %w", err)
 		}
-		return &Cluster{Kubeconfig: c.Kubeconfig, Kubectl: c.Kubectl, ControlPlane: c}, nil
+		live := make(chan sandbox.LivePod, livePods)
+		for _, pod := range c.LivePods {
+			live <- pod
+		}
+		return &Cluster{Kubeconfig: c.Kubeconfig, Kubectl: c.Kubectl, ControlPlane: c, live: live}, nil
 	case "kubeconfig":
 		path := os.Getenv("KUBECONFIG")
 		if path == "" {

@@ -17,6 +17,8 @@ type Kas struct {
 	*process.Process
 	// AgentAddress is what agentk dials, APIAddress what RoR dials.
 	AgentAddress, APIAddress string
+	// ProxyURL is where its Kubernetes API proxy begins.
+	ProxyURL string
 	// MetricsURL is its Prometheus endpoint.
 	MetricsURL string
 }
@@ -30,6 +32,14 @@ func (f *Fixture) NewKas(pollPeriod time.Duration) *Kas {
 // NewKasWith is NewKas with a configuration file that was changed.
 func (f *Fixture) NewKasWith(pollPeriod time.Duration, change func(config string) string) *Kas {
 	f.T.Helper()
+	k := f.prepareKas(pollPeriod, change)
+	f.Start(k)
+	return k
+}
+
+// prepareKas is NewKasWith that leaves the start to the caller.
+func (f *Fixture) prepareKas(pollPeriod time.Duration, change func(config string) string) *Kas {
+	f.T.Helper()
 	chosen, err := ports.Open("")
 	if err != nil {
 		f.T.Fatal(err)
@@ -42,7 +52,7 @@ func (f *Fixture) NewKasWith(pollPeriod time.Duration, change func(config string
 		}
 		return address
 	}
-	agent, api, metrics := take("agent"), take("api"), take("metrics")
+	agent, api, proxy, metrics := take("agent"), take("api"), take("proxy"), take("metrics")
 	ours, err := os.ReadFile(filepath.Join(f.Dir, "stack", "kas.yaml"))
 	if err != nil {
 		f.T.Fatal(err)
@@ -50,6 +60,7 @@ func (f *Fixture) NewKasWith(pollPeriod time.Duration, change func(config string
 	lines := strings.Split(strings.NewReplacer(
 		strings.TrimPrefix(f.Stack.KasAgentAddress, "grpc://"), agent,
 		f.Stack.KasAPIAddress, api,
+		proxyAddress(f.Stack.KasProxyURL), proxy,
 		strings.TrimSuffix(strings.TrimPrefix(f.Stack.KasMetricsURL, "http://"), "/metrics"), metrics,
 	).Replace(string(ours)), "\n")
 	for i, line := range lines {
@@ -57,7 +68,8 @@ func (f *Fixture) NewKasWith(pollPeriod time.Duration, change func(config string
 			lines[i] = before + "poll_period: " + pollPeriod.String()
 		}
 	}
-	dir := filepath.Join(f.Dir, f.Name, "kas")
+	_, port, _ := strings.Cut(agent, ":")
+	dir := filepath.Join(f.Dir, f.Name, "kas-"+port) // there may be several
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		f.T.Fatal(err)
 	}
@@ -65,7 +77,10 @@ func (f *Fixture) NewKasWith(pollPeriod time.Duration, change func(config string
 	if err := os.WriteFile(file, []byte(change(strings.Join(lines, "\n"))), 0o600); err != nil {
 		f.T.Fatal(err)
 	}
-	k := &Kas{AgentAddress: "grpc://" + agent, APIAddress: api, MetricsURL: "http://" + metrics + "/metrics"}
+	k := &Kas{
+		AgentAddress: "grpc://" + agent, APIAddress: api, ProxyURL: strings.Replace(f.Stack.KasProxyURL, proxyAddress(f.Stack.KasProxyURL), proxy, 1),
+		MetricsURL: "http://" + metrics + "/metrics",
+	}
 	k.Process = process.New(process.Config{
 		Name: "kas of " + f.Name, Path: f.Programs.Kas, Args: []string{"--configuration-file=" + file},
 		LogFile: filepath.Join(dir, "kas.log"),
@@ -83,6 +98,5 @@ func (f *Fixture) NewKasWith(pollPeriod time.Duration, change func(config string
 		}
 	})
 	f.guards.watch(k.Process)
-	f.Start(k)
 	return k
 }

@@ -10,7 +10,7 @@ import (
 	"sync/atomic"
 )
 
-// Relay is the network between an agentk and kas, which can be broken in the ways in
+// Relay is the network between an agentk and kas, or between two kas, which can be broken in the ways in
 // which networks break. It owns one goroutine that accepts and two for each connection,
 // until the test ends.
 type Relay struct {
@@ -18,15 +18,16 @@ type Relay struct {
 	Address string
 
 	f      *Fixture
-	target string
 	listen net.Listener
 	cancel context.CancelFunc
 	all    sync.WaitGroup
 	// lost: bytes are taken and go nowhere, also those of connections to come.
 	lost atomic.Bool
 
-	mu    sync.Mutex
-	wires map[*wire]struct{}
+	mu sync.Mutex
+	// targets are where a connection goes: to the first that takes it.
+	targets []string
+	wires   map[*wire]struct{}
 }
 
 // wire is one connection.
@@ -37,7 +38,11 @@ type wire struct {
 }
 
 // NewRelay is a network that works, to the kas at that address.
-func (f *Fixture) NewRelay(kasAddress string) *Relay {
+func (f *Fixture) NewRelay(kasAddress string) *Relay { return f.NewBalancer(kasAddress) }
+
+// NewBalancer is a network with a load balancer: connections go to the first of these kas
+// that takes them.
+func (f *Fixture) NewBalancer(kasAddresses ...string) *Relay {
 	f.T.Helper()
 	listen, err := (&net.ListenConfig{}).Listen(f.T.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
@@ -45,12 +50,40 @@ func (f *Fixture) NewRelay(kasAddress string) *Relay {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	r := &Relay{
-		Address: "grpc://" + listen.Addr().String(), f: f, target: strings.TrimPrefix(kasAddress, "grpc://"),
+		Address: "grpc://" + listen.Addr().String(), f: f,
 		listen: listen, cancel: cancel, wires: map[*wire]struct{}{},
 	}
+	r.Prefer(kasAddresses...)
 	r.all.Go(func() { r.accept(ctx) })
 	f.T.Cleanup(r.close)
 	return r
+}
+
+// Prefer is where new connections go from now on: to the first that takes them.
+func (r *Relay) Prefer(kasAddresses ...string) {
+	var targets []string
+	for _, address := range kasAddresses {
+		targets = append(targets, strings.TrimPrefix(address, "grpc://"))
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.targets = targets
+}
+
+// dial connects to a target.
+func (r *Relay) dial(ctx context.Context) (net.Conn, error) {
+	r.mu.Lock()
+	targets := r.targets
+	r.mu.Unlock()
+	var errs []error
+	for _, target := range targets {
+		conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", target)
+		if err == nil {
+			return conn, nil
+		}
+		errs = append(errs, err)
+	}
+	return nil, errors.Join(errs...)
 }
 
 // BlackHole loses whatever anybody sends from now on, without a word to either end. The
@@ -112,7 +145,7 @@ func (r *Relay) accept(ctx context.Context) {
 
 // serve carries bytes until both ends are closed or the Relay is.
 func (r *Relay) serve(ctx context.Context, agentk net.Conn) {
-	kas, err := (&net.Dialer{}).DialContext(ctx, "tcp", r.target)
+	kas, err := r.dial(ctx)
 	if err != nil { // kas is away
 		_ = agentk.Close()
 		return

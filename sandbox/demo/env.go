@@ -11,6 +11,9 @@ import (
 	"github.com/kas-agentk/kas/sandbox/stack"
 )
 
+// proxyPrefix is where the Kubernetes API proxy begins, below $KAS_PROXY_URL.
+const proxyPrefix = "/k8s-proxy/"
+
 // variable of the environment that a user's shell gets.
 type variable struct{ name, value string }
 
@@ -32,7 +35,8 @@ func (d *demo) environment() []variable {
 		{"KAS_AGENT_ADDRESS", d.stack.KasAgentAddress},
 		{"KAS_API_ADDRESS", d.stack.KasAPIAddress},
 		{"KAS_API_SECRET_FILE", d.stack.KasSecretFile},
-		{"KAS_PROXY_URL", ""}, // kas serves no Kubernetes API proxy yet
+		{"KAS_PROXY_URL", strings.TrimSuffix(d.stack.KasProxyURL, proxyPrefix)},
+		{"KAS_PROXY_CA_FILE", d.stack.KasProxyCAFile},
 		{"KAS_METRICS_URL", d.stack.KasMetricsURL},
 		{"AGENTK_METRICS_URL", d.agentk.MetricsURL},
 	}
@@ -89,6 +93,9 @@ Try it, in another terminal:
   sed -i 's/replicas: .*/replicas: 5/' web/deployment.yaml
   git commit -qam 'Five of them' && git push
   $KUBECTL -n web get deployment web --watch
+
+  %[11]s kubeconfig %[6]s --output /tmp/through-kas
+  $KUBECTL --kubeconfig /tmp/through-kas get pods -A
 
 Ctrl-C ends the demo and keeps its state; "make demo-clean" removes that.
 `

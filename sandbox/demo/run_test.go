@@ -127,6 +127,16 @@ func TestRun_BringsTheSampleInStepAndStartsAgainWarm(t *testing.T) {
 		}
 		return err
 	})
+	testkit.Eventually(t, func() error { // once RoR has heard who may
+		out, err := first.shell(`env -u KAS_PROXY_CA_FILE ` + bin + `/kasctl kubeconfig $AGENT_NAME --force --output through-kas >kasctl.out
+			$KUBECTL --kubeconfig through-kas -n web get deployment web -o 'jsonpath={.spec.replicas}'
+			KUBECONFIG= $KUBECTL --server "$KAS_PROXY_URL/k8s-proxy/" --certificate-authority "$KAS_PROXY_CA_FILE" \
+				--token "pat:$AGENT_ID:$ROR_TOKEN" get --raw /api/v1/namespaces/web >namespace.json`)
+		if err == nil && out != "5" {
+			err = errors.New(out + " replicas, through kas")
+		}
+		return err
+	})
 	before := first.mustShell(`echo $AGENT_ID; git ls-remote "$GIT_URL" main; git ls-remote "$CONFIG_GIT_URL" main; echo $ROR_URL`)
 
 	err := demo.Run(t.Context(), demo.Config{Dir: dir, BinDir: bin, Out: io.Discard})

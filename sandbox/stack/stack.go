@@ -48,6 +48,9 @@ type Stack struct {
 	Password, Token string
 	// KasAgentAddress is what agentk dials, KasAPIAddress what ror dials (HOST:PORT).
 	KasAgentAddress, KasAPIAddress string
+	// KasProxyURL is where kas's Kubernetes API proxy begins. It is https, because kubectl
+	// sends no token by http; KasProxyCAFile is who vouches for it.
+	KasProxyURL, KasProxyCAFile string
 	// KasMetricsURL is kas's Prometheus endpoint.
 	KasMetricsURL string
 	// KasSecretFile is shared by kas and ror, ShellSecretFile by Gitaly's hooks and
@@ -85,7 +88,7 @@ func (s *Stack) prepare() error {
 		return fmt.Errorf("choose ports: %w", err)
 	}
 	addresses := map[string]string{}
-	for _, name := range []string{"ror", "kas-agent", "kas-api", "kas-metrics"} {
+	for _, name := range []string{"ror", "kas-agent", "kas-api", "kas-proxy", "kas-metrics"} {
 		if addresses[name], err = s.ports.Address(name); err != nil {
 			return fmt.Errorf("choose ports: %w", err)
 		}
@@ -93,6 +96,7 @@ func (s *Stack) prepare() error {
 	s.RorURL = "http://" + addresses["ror"]
 	s.KasAgentAddress = "grpc://" + addresses["kas-agent"]
 	s.KasAPIAddress = addresses["kas-api"]
+	s.KasProxyURL, s.KasProxyCAFile = "https://"+addresses["kas-proxy"]+"/k8s-proxy/", s.path("kas-proxy.crt")
 	s.KasMetricsURL = "http://" + addresses["kas-metrics"] + "/metrics"
 	s.KasSecretFile, s.ShellSecretFile = s.path("kas-secret"), s.path("shell-secret")
 	for path, make := range map[string]func() string{
@@ -105,6 +109,9 @@ func (s *Stack) prepare() error {
 			return err
 		}
 	}
+	if err := ensureCertificate(s.KasProxyCAFile, s.path("kas-proxy.key")); err != nil {
+		return err
+	}
 	if s.Password, err = read(s.path("root-password")); err != nil {
 		return err
 	}
@@ -114,6 +121,7 @@ func (s *Stack) prepare() error {
 	kasConfig := fmt.Sprintf(kasConfigTemplate,
 		s.RorURL, s.KasSecretFile, addresses["kas-agent"],
 		s.cfg.PollPeriod, s.cfg.PollPeriod, s.cfg.InfoCacheTTL, s.cfg.InfoCacheTTL, s.cfg.InfoCacheTTL, s.cfg.InfoCacheTTL,
+		addresses["kas-proxy"], s.KasProxyCAFile, s.path("kas-proxy.key"), s.cfg.InfoCacheTTL, s.cfg.InfoCacheTTL,
 		addresses["kas-api"], addresses["kas-metrics"], s.cfg.LogLevel)
 	if err := os.WriteFile(s.path("kas.yaml"), []byte(kasConfig), 0o600); err != nil {
 		return fmt.Errorf("write kas's configuration: %w", err)
@@ -142,6 +150,13 @@ agent:
     project_info_cache_error_ttl: %s
   info_cache_ttl: %s
   info_cache_error_ttl: %s
+  kubernetes_api:
+    listen:
+      address: %s
+      certificate_file: %s
+      key_file: %s
+    allowed_agent_cache_ttl: %s
+    allowed_agent_cache_error_ttl: %s
 api:
   listen:
     address: %s
@@ -165,6 +180,8 @@ func (s *Stack) SetGitaly(address, tokenFile string) {
 			"--gitaly-token-file=" + tokenFile,
 			"--kas-api-address=" + s.KasAPIAddress,
 			"--kas-agent-address=" + s.KasAgentAddress,
+			"--kas-proxy-url=" + s.KasProxyURL,
+			"--kas-proxy-ca-file=" + s.KasProxyCAFile,
 			"--kas-secret-file=" + s.KasSecretFile,
 			"--gitlab-shell-secret-file=" + s.ShellSecretFile,
 			"--bootstrap-user=" + User,
