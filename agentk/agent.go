@@ -51,6 +51,9 @@ type Config struct {
 	// ApplyClusterState, unless nil, has what is kept of the cluster follow the
 	// configuration.
 	ApplyClusterState func(*agentcfg.ClusterState)
+	// ApplyKubernetesAPI, unless nil, has what people reach through the Kubernetes API
+	// follow the configuration.
+	ApplyKubernetesAPI func(*agentcfg.KubernetesApi)
 
 	Registry *prometheus.Registry
 	Log      *zap.Logger
@@ -66,6 +69,7 @@ func (c *Config) token() (string, error) { return readToken(c.TokenFile) }
 func (c *Config) apply(file *agentcfg.ConfigurationFile) {
 	c.ApplyLogging(file.GetObservability())
 	c.ApplyClusterState(file.GetClusterState())
+	c.ApplyKubernetesAPI(file.GetKubernetesApi())
 }
 
 // Agent follows kas.
@@ -99,6 +103,9 @@ func New(cfg Config, engine Engine, elector Elector) (*Agent, error) {
 	}
 	if cfg.ApplyClusterState == nil {
 		cfg.ApplyClusterState = func(*agentcfg.ClusterState) {}
+	}
+	if cfg.ApplyKubernetesAPI == nil {
+		cfg.ApplyKubernetesAPI = func(*agentcfg.KubernetesApi) {}
 	}
 	if cfg.KubernetesVersion == nil {
 		cfg.KubernetesVersion = func(context.Context) string { return "" }

@@ -17,19 +17,23 @@ import (
 	"github.com/kas-agentk/kas/internal/testkit"
 )
 
-func TestWatcher_ClusterStateFollowsTheConfiguration(t *testing.T) {
+func TestWatcher_WhatIsNotAboutProjectsFollowsTheConfiguration(t *testing.T) {
 	m, err := newMetrics(admin.NewRegistry())
 	require.NoError(t, err)
 	var applied []*agentcfg.ClusterState
+	var reached []*agentcfg.KubernetesApi
 	cfg := Config{
-		ApplyLogging:      func(*agentcfg.Observability) {},
-		ApplyClusterState: func(s *agentcfg.ClusterState) { applied = append(applied, s) },
+		ApplyLogging:       func(*agentcfg.Observability) {},
+		ApplyClusterState:  func(s *agentcfg.ClusterState) { applied = append(applied, s) },
+		ApplyKubernetesAPI: func(k *agentcfg.KubernetesApi) { reached = append(reached, k) },
 	}
 	w := &watcher{log: testkit.Logger(t), link: &link{metrics: m}, apply: cfg.apply, configs: &desired.Slot[*configuration]{}}
 	state := &agentcfg.ClusterState{SecretValues: true, IdleTimeout: durationpb.New(time.Minute)}
-	w.take(&agentrpc.WatchResponse{Configuration: &agentcfg.ConfigurationFile{ClusterState: state}})
+	api := &agentcfg.KubernetesApi{Services: []*agentcfg.ProxiedService{{Namespace: "a", Name: "b"}}}
+	w.take(&agentrpc.WatchResponse{Configuration: &agentcfg.ConfigurationFile{ClusterState: state, KubernetesApi: api}})
 	w.take(&agentrpc.WatchResponse{Configuration: &agentcfg.ConfigurationFile{}})
 	require.Equal(t, []*agentcfg.ClusterState{state, nil}, applied, "what is not said any more is as it was before")
+	require.Equal(t, []*agentcfg.KubernetesApi{api, nil}, reached)
 }
 
 func TestPreloadOf_KeepsObjectsUnlessTablesAreNamed(t *testing.T) {

@@ -124,7 +124,8 @@ func (o *options) run(ctx context.Context) (err error) {
 	}
 	cfg.StateDir = dir.desired()
 	cfg.KubernetesVersion, cfg.Controls = k.version, k.controls
-	cfg.Services, cfg.ApplyClusterState = append(cfg.Services, k.state.register), k.state.configure
+	cfg.Services = append(cfg.Services, k.state.register, k.register)
+	cfg.ApplyClusterState, cfg.ApplyKubernetesAPI = k.state.configure, k.api.Configure
 	if cfg.Observability, err = listen(ctx, o.observability); err != nil {
 		return err
 	}

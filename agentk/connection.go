@@ -21,11 +21,13 @@ import (
 )
 
 // Reconnecting: grpc waits between two tries at least baseDelay and at most
-// maxDelay, give or take a fifth, and gives one try connectTimeout. A kas that is
-// back is thus found within 3 seconds.
+// maxDelay on average, anything from nothing to twice as long, so that agents that
+// have lost a kas together do not come back together. It gives one try
+// connectTimeout. A kas that is back is thus found within 4 seconds.
 const (
 	baseDelay      = 500 * time.Millisecond
-	maxDelay       = 2500 * time.Millisecond
+	maxDelay       = 2 * time.Second
+	fullJitter     = 1
 	connectTimeout = 3 * time.Second
 )
 
@@ -63,7 +65,7 @@ func newConn(cfg *Config) (*grpc.ClientConn, error) {
 			PermitWithoutStream: true,
 		}),
 		grpc.WithConnectParams(grpc.ConnectParams{
-			Backoff:           backoff.Config{BaseDelay: baseDelay, Multiplier: 1.6, Jitter: 0.2, MaxDelay: maxDelay},
+			Backoff:           backoff.Config{BaseDelay: baseDelay, Multiplier: 1.6, Jitter: fullJitter, MaxDelay: maxDelay},
 			MinConnectTimeout: connectTimeout,
 		}),
 	)...)

@@ -8,12 +8,15 @@ import (
 	"sync/atomic"
 	"time"
 
+	"google.golang.org/grpc"
 	"k8s.io/cli-runtime/pkg/genericclioptions"
 	"k8s.io/client-go/discovery"
 	"k8s.io/client-go/rest"
 
 	"github.com/kas-agentk/kas/agentk/cache"
 	"github.com/kas-agentk/kas/agentk/cluster"
+	"github.com/kas-agentk/kas/agentk/kubeapi"
+	"github.com/kas-agentk/kas/api/agentrpc"
 	"github.com/kas-agentk/kas/gitops"
 	"github.com/kas-agentk/kas/internal/version"
 )
@@ -31,6 +34,8 @@ type kubernetes struct {
 	controls ControlStore
 	// state answers questions about the cluster.
 	state *clusterState
+	// api makes requests of people and CI jobs.
+	api *kubeapi.Server
 	// Run runs what the engine and the answers stand on until its context ends.
 	Run func(context.Context) error
 }
@@ -67,10 +72,23 @@ func newKubernetes(flags *genericclioptions.ConfigFlags, namespace, identity str
 	if err != nil {
 		return nil, err
 	}
+	api, err := kubeapi.NewServer(kubeapi.Config{RESTConfig: restConfig, Registerer: cfg.Registry})
+	if err != nil {
+		return nil, err
+	}
 	return &kubernetes{
 		engine:  clusterEngine{cluster: c, limit: gitops.NewLimit(gitops.DefaultParallel)},
-		elector: elector, version: ask, controls: controls, state: state, Run: state.run,
+		elector: elector, version: ask, controls: controls, state: state, api: api,
+		Run: func(ctx context.Context) error {
+			defer api.Close()
+			return state.run(ctx)
+		},
 	}, nil
+}
+
+// register offers the Kubernetes API.
+func (k *kubernetes) register(r grpc.ServiceRegistrar) {
+	agentrpc.RegisterKubernetesApiServer(r, k.api)
 }
 
 var errNoCluster = errors.New("no cluster: give --kubeconfig or KUBECONFIG, or run in a pod")

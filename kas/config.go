@@ -26,9 +26,10 @@ func DefaultConfiguration() *kascfg.ConfigurationFile {
 		},
 		Agent: &kascfg.Agent{
 			Listen: &kascfg.Listen{
-				Network:          "tcp",
-				Address:          "127.0.0.1:8150",
-				MaxConnectionAge: durationpb.New(2 * time.Hour),
+				Network:             "tcp",
+				Address:             "127.0.0.1:8150",
+				MaxConnectionAge:    durationpb.New(2 * time.Hour),
+				ConnectionRateLimit: &kascfg.TokenBucket{RefillRatePerSecond: 500, BucketSize: 1000},
 			},
 			Configuration: &kascfg.AgentConfiguration{
 				PollPeriod:               durationpb.New(20 * time.Second),
@@ -45,6 +46,7 @@ func DefaultConfiguration() *kascfg.ConfigurationFile {
 			},
 			InfoCacheTtl:      durationpb.New(5 * time.Minute),
 			InfoCacheErrorTtl: durationpb.New(time.Minute),
+			TokenRateLimit:    &kascfg.TokenBucket{RefillRatePerSecond: 50, BucketSize: 500},
 		},
 		Gitaly: &kascfg.Gitaly{
 			GlobalApiRateLimit:    &kascfg.TokenBucket{RefillRatePerSecond: 1000, BucketSize: 2000},
@@ -75,6 +77,8 @@ func LoadConfiguration(path string) (*kascfg.ConfigurationFile, error) {
 		return nil, err
 	}
 	complete(cfg.ProtoReflect(), DefaultConfiguration().ProtoReflect())
+	completeKubernetesAPI(cfg)
+	completeReplicas(cfg)
 	if cfg.GetApi().GetListen().GetAuthenticationSecretFile() == "" {
 		cfg.Api.Listen.AuthenticationSecretFile = cfg.GetGitlab().GetAuthenticationSecretFile()
 	}
@@ -157,6 +161,12 @@ func validate(cfg *kascfg.ConfigurationFile) error {
 			return wrong(key, "%s is too short, the least is %s", period.AsDuration(), minPollPeriod)
 		}
 	}
+	if err := validateKubernetesAPI(cfg.GetAgent().GetKubernetesApi()); err != nil {
+		return err
+	}
+	if err := validateReplicas(cfg); err != nil {
+		return err
+	}
 	return validateSizes(cfg.GetAgent().GetGitops())
 }
 
@@ -194,8 +204,11 @@ func validateListen(key string, l *kascfg.Listen) error {
 	if (l.GetCertificateFile() == "") != (l.GetKeyFile() == "") {
 		return wrong(key, "certificate_file and key_file go together, only one is set")
 	}
-	if l.GetAuthenticationSecretFile() != "" && key != "api.listen" {
-		return wrong(key+".authentication_secret_file", "only api.listen has one")
+	if l.GetAuthenticationSecretFile() != "" && key != "api.listen" && key != privateListen {
+		return wrong(key+".authentication_secret_file", "only api.listen and private_api.listen have one")
+	}
+	if l.GetConnectionRateLimit() != nil && key != "agent.listen" {
+		return wrong(key+".connection_rate_limit", "only agent.listen has one")
 	}
 	if l.GetWebsocket() && key != "agent.listen" {
 		return wrong(key+".websocket", "only agent.listen has it")
@@ -203,7 +216,7 @@ func validateListen(key string, l *kascfg.Listen) error {
 	if age := l.GetMaxConnectionAge().AsDuration(); age > 0 && age < minConnectionAge {
 		return wrong(key+".max_connection_age", "%s is too short, the least is %s, or 0s for no limit", age, minConnectionAge)
 	}
-	if l.GetMaxConnectionAge() != nil && key == "observability.listen" {
+	if l.GetMaxConnectionAge() != nil && (key == "observability.listen" || key == kubernetesAPIListen || key == privateListen) {
 		return wrong(key+".max_connection_age", "only agent.listen and api.listen have one")
 	}
 	return nil

@@ -23,6 +23,9 @@ const required = `gitlab:
   authentication_secret_file: /etc/kas/authentication_secret
 `
 
+// replicated says where Redis is.
+const replicated = "redis: {server: {address: 'localhost:6379'}}\n"
+
 func writeConfiguration(t *testing.T, text string) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "kas.yaml")
@@ -69,6 +72,17 @@ var meaningless = map[string]bool{
 	"observability.listen.max_connection_age":         true,
 	"api.listen.websocket":                            true,
 	"observability.listen.websocket":                  true,
+
+	"agent.kubernetes_api.listen.max_connection_age":         true,
+	"agent.kubernetes_api.listen.authentication_secret_file": true,
+	"agent.kubernetes_api.listen.websocket":                  true,
+
+	"private_api.listen.max_connection_age":             true,
+	"private_api.listen.websocket":                      true,
+	"private_api.listen.connection_rate_limit":          true,
+	"agent.kubernetes_api.listen.connection_rate_limit": true,
+	"observability.listen.connection_rate_limit":        true,
+	"api.listen.connection_rate_limit":                  true,
 }
 
 func TestExample_MentionsEveryKey(t *testing.T) {
@@ -140,6 +154,42 @@ func TestLoadConfiguration_NamesTheMistake(t *testing.T) {
 		"an address of a strange scheme": {
 			strings.Replace(required, "https:", "ftp:", 1), `kas.yaml:2: gitlab.address: "ftp://gitlab.example.com" is not an http:// or https:// URL`,
 		},
+		"Redis without a secret for the private API": {
+			required + "redis: {server: {address: 'localhost:6379'}}\n", "kas.yaml:4: redis: it needs private_api.listen.authentication_secret_file as well",
+		},
+		"Redis that is nowhere": {
+			required + "redis: {}\n", "kas.yaml:4: redis: one of server and sentinel must say where Redis is",
+		},
+		"Redis in two places": {
+			required + "redis: {server: {address: 'h:1'}, sentinel: {master_name: m, addresses: ['h:2']}}\n", "kas.yaml:4: redis: server and sentinel are both set, say one",
+		},
+		"Redis without a port": {
+			required + "redis:\n  server:\n    address: localhost\n", "kas.yaml:6: redis.server.address: address localhost: missing port in address; write HOST:PORT",
+		},
+		"a sentinel without a port": {
+			required + "redis:\n  sentinel:\n    master_name: m\n    addresses: ['h:1', 'h']\n", "kas.yaml:7: redis.sentinel.addresses: address h: missing port in address; write HOST:PORT",
+		},
+		"sentinels on a Unix socket": {
+			required + "redis: {network: unix, sentinel: {master_name: m, addresses: ['h:2']}}\n", "kas.yaml:4: redis.network: sentinels are reached by tcp",
+		},
+		"half a certificate for Redis": {
+			required + "redis: {server: {address: 'h:1'}, tls: {key_file: x}}\n", "kas.yaml:4: redis.tls: certificate_file and key_file go together",
+		},
+		"a prefix with spaces": {
+			required + "redis: {server: {address: 'h:1'}, key_prefix: 'a b'}\n", `kas.yaml:4: redis.key_prefix: "a b" has more than`,
+		},
+		"a private API on a Unix socket": {
+			required + replicated + "private_api: {listen: {network: unix, address: /s, authentication_secret_file: x}}\n", "kas.yaml:5: private_api.listen.network: replicas of kas reach each other by tcp",
+		},
+		"an own URL that is none": {
+			required + replicated + "private_api: {own_url: 'http://h:1', listen: {authentication_secret_file: x}}\n", `kas.yaml:5: private_api.own_url: "http://h:1" is not grpc://HOST:PORT or grpcs://HOST:PORT`,
+		},
+		"an own URL without a port": {
+			required + replicated + "private_api: {own_url: 'grpc://h', listen: {authentication_secret_file: x}}\n", "kas.yaml:5: private_api.own_url",
+		},
+		"an age of connections between replicas": {
+			required + replicated + "private_api: {listen: {max_connection_age: 1h, authentication_secret_file: x}}\n", "kas.yaml:5: private_api.listen.max_connection_age: only agent.listen and api.listen have one",
+		},
 		"WebSocket where no agents connect": {
 			required + "api: {listen: {websocket: true}}\n", "kas.yaml:4: api.listen.websocket: only agent.listen has it",
 		},
@@ -165,7 +215,7 @@ func TestLoadConfiguration_NamesTheMistake(t *testing.T) {
 			required + "observability: {listen: {max_connection_age: 1h}}\n", "kas.yaml:4: observability.listen.max_connection_age: only agent.listen and api.listen have one",
 		},
 		"a secret where it means nothing": {
-			required + "agent: {listen: {authentication_secret_file: x}}\n", "kas.yaml:4: agent.listen.authentication_secret_file: only api.listen has one",
+			required + "agent: {listen: {authentication_secret_file: x}}\n", "kas.yaml:4: agent.listen.authentication_secret_file: only api.listen and private_api.listen have one",
 		},
 		"a level that does not exist": {
 			required + "observability: {logging: {level: loud}}\n", "kas.yaml:4: observability.logging.level: value must be in list",

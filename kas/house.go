@@ -20,10 +20,12 @@ import (
 	"github.com/kas-agentk/kas/internal/admin"
 	"github.com/kas-agentk/kas/internal/grpctool"
 	"github.com/kas-agentk/kas/internal/jwtauth"
+	"github.com/kas-agentk/kas/internal/tunnelwire"
 	"github.com/kas-agentk/kas/internal/version"
 	"github.com/kas-agentk/kas/internal/wstransport"
 	"github.com/kas-agentk/kas/kas/agents"
 	"github.com/kas-agentk/kas/kas/gitaly"
+	"github.com/kas-agentk/kas/kas/proxy"
 	"github.com/kas-agentk/kas/kas/push"
 	"github.com/kas-agentk/kas/kas/rails"
 	"github.com/kas-agentk/kas/kas/state"
@@ -41,12 +43,17 @@ type house struct {
 	push     *push.Server
 	tunnel   *tunnel.Server
 	state    *state.Server
+	proxy    *proxy.Server // nil: none is configured
 	health   *health.Server
 	drain    *drain
 	draining atomic.Bool
+	many     *many // nil: this kas is alone
 
 	agentServer, apiServer *grpc.Server
+	privateServer          *grpc.Server // nil: this kas is alone
 	observabilityTLS       *tls.Config
+	// bound limits how many agents connect at a time.
+	bound func(net.Listener) net.Listener
 	// webSocket makes agents' WebSockets out of a listener; nil: they come by gRPC.
 	webSocket func(net.Listener) *wstransport.Listener
 }
@@ -57,21 +64,25 @@ type files struct {
 	*gitaly.Content
 }
 
-func build(options Options) (*house, error) {
+// build makes the house, whose private API is to be served by a listener; nil: there is none.
+func build(options Options, private net.Listener) (*house, error) {
 	cfg, log := options.Configuration, options.Log
 	h := &house{metrics: admin.NewRegistry(), health: health.NewServer(), drain: newDrain()}
 	var err error
 	if h.rails, err = newRails(cfg.GetGitlab(), h.metrics); err != nil {
 		return nil, err
 	}
-	if h.status, err = status.New(status.Config{Clock: clock.RealClock{}}, h.rails, log, h.metrics); err != nil {
+	if h.many, err = newMany(cfg, private, log, h.metrics); err != nil {
+		return nil, err
+	}
+	if h.status, err = status.New(h.many.statuses(), h.rails, log, h.metrics); err != nil {
 		return nil, fmt.Errorf("set up status: %w", err)
 	}
 	access, err := newAccess(cfg.GetAgent(), h.rails, log, h.metrics)
 	if err != nil {
 		return nil, err
 	}
-	registry, err := agents.NewRegistry(clock.RealClock{}, h.metrics)
+	registry, err := agents.NewRegistry(clock.RealClock{}, h.many.noted(), h.metrics)
 	if err != nil {
 		return nil, fmt.Errorf("set up the registry of agents: %w", err)
 	}
@@ -81,7 +92,7 @@ func build(options Options) (*house, error) {
 		UserAgent: "kas/" + version.Version,
 	}, h.metrics)
 	source := files{
-		Refs:    gitaly.NewRefs(gitaly.RefsConfig{}, h.gitaly, h.metrics),
+		Refs:    gitaly.NewRefs(gitaly.RefsConfig{Replicas: h.many.pollers()}, h.gitaly, h.metrics),
 		Content: gitaly.NewContent(gitaly.ContentConfig{CacheSize: int64(cfg.GetAgent().GetGitops().GetBlobCacheSize())}, h.gitaly, h.metrics),
 	}
 	pushing := pushConfig(cfg.GetAgent())
@@ -90,14 +101,18 @@ func build(options Options) (*house, error) {
 		Access: access, Source: source, Status: h.status, Registerer: h.metrics, Log: log,
 	})
 	h.tunnel, err = tunnel.NewServer(tunnel.Config{RecheckPeriod: pushing.RecheckPeriod}, tunnel.Collaborators{
-		Access: access, Registerer: h.metrics,
+		Access: access, Registerer: h.metrics, Replicas: h.many.others(), Changed: h.many.noted(),
 	})
 	if err != nil {
 		return nil, fmt.Errorf("set up the tunnel: %w", err)
 	}
+	connected := h.many.everywhere(registry, h.tunnel)
 	h.state = state.NewServer(state.Config{}, state.Collaborators{
-		Tunnel: h.tunnel, Agents: registry, Registerer: h.metrics, Log: log,
+		Tunnel: h.tunnel, Agents: connected, Registerer: h.metrics, Log: log,
 	})
+	if h.proxy, err = newKubernetesAPI(cfg.GetAgent().GetKubernetesApi(), h.many, h.rails, h.tunnel, h.metrics, log); err != nil {
+		return nil, err
+	}
 	configurations := agents.NewServer(agents.ServerConfig{
 		PollPeriod:  cfg.GetAgent().GetConfiguration().GetPollPeriod().AsDuration(),
 		MaxFileSize: int64(cfg.GetAgent().GetConfiguration().GetMaxConfigurationFileSize()),
@@ -105,20 +120,23 @@ func build(options Options) (*house, error) {
 	}, agents.Collaborators{
 		Access: access, Registry: registry, Files: source, Reporter: h.rails, Status: h.status, Log: log,
 	})
-	if err := h.buildServers(cfg, log, configurations, registry, source, access); err != nil {
+	if err := h.buildServers(cfg, log, configurations, connected, source, access); err != nil {
 		return nil, err
 	}
 	return h, nil
 }
 
 // buildServers makes the gRPC servers for agents and for RoR.
-func (h *house) buildServers(cfg *kascfg.ConfigurationFile, log *zap.Logger, configurations *agents.Server, registry *agents.Registry, repositories rails.Repositories, access *agents.Access) error {
+func (h *house) buildServers(cfg *kascfg.ConfigurationFile, log *zap.Logger, configurations *agents.Server, connected rails.Agents, source files, access *agents.Access) error {
 	observer, err := newObserver(log, h.metrics)
 	if err != nil {
 		return err
 	}
 	agentTLS, err := serverTLS("agent.listen", cfg.GetAgent().GetListen(), log)
 	if err != nil {
+		return err
+	}
+	if h.bound, err = bound(cfg.GetAgent().GetListen().GetConnectionRateLimit(), h.metrics); err != nil {
 		return err
 	}
 	if cfg.GetAgent().GetListen().GetWebsocket() {
@@ -137,12 +155,14 @@ func (h *house) buildServers(cfg *kascfg.ConfigurationFile, log *zap.Logger, con
 	}
 	auth := &rails.Auth{Secret: secret, Clock: clock.RealClock{}}
 
+	limit := newTokenLimit(cfg.GetAgent().GetTokenRateLimit(), h.many)
 	h.agentServer = newServer(serverConfig{
 		tls:              agentTLS,
 		maxConnectionAge: cfg.GetAgent().GetListen().GetMaxConnectionAge().AsDuration(),
-		unary:            []grpc.UnaryServerInterceptor{observer.unary},
-		stream:           []grpc.StreamServerInterceptor{observer.stream, h.drain.stream},
+		unary:            []grpc.UnaryServerInterceptor{observer.unary, limit.unary},
+		stream:           []grpc.StreamServerInterceptor{observer.stream, limit.stream, h.drain.stream},
 		health:           h.health,
+		codec:            tunnelwire.Codec(),
 	})
 	agentrpc.RegisterAgentConfigurationServer(h.agentServer, configurations)
 	agentrpc.RegisterSyncServer(h.agentServer, h.push)
@@ -157,9 +177,15 @@ func (h *house) buildServers(cfg *kascfg.ConfigurationFile, log *zap.Logger, con
 		codec:            grpctool.RawCodec(), // agents' answers go on as they came
 	})
 	h.state.Register(h.apiServer)
-	rails.RegisterServices(h.apiServer, registry, h.status, h.push)
-	rails.RegisterNotifications(h.apiServer, repositories, access)
+	rails.RegisterServices(h.apiServer, connected, h.status, h.many.controls(h.push))
+	notifications := rails.NewNotifications(source.Refs, access, h.many.bus())
+	notifications.Register(h.apiServer)
+	h.many.hear(h.status, source.Refs, notifications)
 	reflection.Register(h.apiServer)
+	if h.many != nil {
+		h.privateServer = h.many.server(h.tunnel, observer, h.drain, log)
+		rails.RegisterServices(h.privateServer, connected, h.status, h.push) // of this kas alone
+	}
 	return nil
 }
 
@@ -176,7 +202,7 @@ func newRails(cfg *kascfg.Gitlab, registerer prometheus.Registerer) (*rails.Clie
 	if err != nil {
 		return nil, wrong("gitlab.authentication_secret_file", "%w", err)
 	}
-	roots, err := rootCAs(cfg.GetCaCertificateFile())
+	roots, err := rootCAs("gitlab.ca_certificate_file", cfg.GetCaCertificateFile())
 	if err != nil {
 		return nil, err
 	}

@@ -33,21 +33,26 @@ type Options struct {
 // Run runs kas until ctx ends, drains, and returns nil; or an error that says why kas
 // could not start or go on.
 func Run(ctx context.Context, options Options) error {
-	house, err := build(options)
-	if err != nil {
-		return err
-	}
-	defer house.close(options.Log)
 	listeners, err := listenAll(ctx, options.Configuration)
 	if err != nil {
 		return err
 	}
+	house, err := build(options, listeners.private)
+	if err != nil {
+		listeners.close()
+		return err
+	}
+	defer house.close(options.Log)
 	where := listeners.addresses()
+	if house.many != nil {
+		options.Log.Info("This kas is one of several", zap.String("private_api", where.Private), zap.String("own_url", house.many.presence.self))
+	}
 	options.Log.Info("Listening",
 		zap.String("agent", where.Agent), zap.Bool("agent_tls", options.Configuration.GetAgent().GetListen().GetCertificateFile() != ""),
 		zap.Bool("agent_websocket", options.Configuration.GetAgent().GetListen().GetWebsocket()),
 		zap.String("api", where.API), zap.Bool("api_tls", options.Configuration.GetApi().GetListen().GetCertificateFile() != ""),
-		zap.String("observability", where.Observability))
+		zap.String("observability", where.Observability),
+		zap.String("kubernetes_api", where.KubernetesAPI), zap.Bool("kubernetes_api_tls", options.Configuration.GetAgent().GetKubernetesApi().GetListen().GetCertificateFile() != ""))
 	if options.Listening != nil {
 		options.Listening(where)
 	}
@@ -63,12 +68,19 @@ func (h *house) run(ctx context.Context, l *listeners, log *zap.Logger) error {
 	streams, endStreams := context.WithCancel(late)
 	defer endStreams()
 	told := make(chan struct{}) // closed when RoR has been told the last statuses
+	servers := []*grpc.Server{h.agentServer, h.apiServer}
+	leave := func() {}
+	if h.many != nil {
+		servers = append(servers, h.privateServer)
+		g.Go(func() error { return serve("private", h.privateServer.Serve(l.private)) })
+		leave = h.many.run(late, g)
+	}
 
 	observability := l.observability
 	if h.observabilityTLS != nil {
 		observability = tls.NewListener(observability, h.observabilityTLS)
 	}
-	agent := l.agent
+	agent := h.bound(l.agent)
 	if h.webSocket != nil {
 		upgraded := h.webSocket(agent)
 		g.Go(func() error { return serve("agent", upgraded.Run(late)) })
@@ -77,6 +89,9 @@ func (h *house) run(ctx context.Context, l *listeners, log *zap.Logger) error {
 	g.Go(func() error { return h.admin().Run(late, observability) })
 	g.Go(func() error { return serve("agent", h.agentServer.Serve(agent)) })
 	g.Go(func() error { return serve("api", h.apiServer.Serve(l.api)) })
+	if h.proxy != nil {
+		g.Go(func() error { return h.proxy.Run(ctx, l.kubernetesAPI) }) // it drains while streams go on
+	}
 	g.Go(func() error { return h.push.Run(streams) })
 	g.Go(func() error { return h.tunnel.Run(streams) })
 	g.Go(func() error { return h.state.Run(streams) })
@@ -91,9 +106,10 @@ func (h *house) run(ctx context.Context, l *listeners, log *zap.Logger) error {
 		h.draining.Store(true)
 		// Only then do agents leave: that they do is no news for RoR.
 		<-told
+		leave()
 		endStreams()
 		h.drain.begin()
-		stopWithin(drainTime, h.agentServer, h.apiServer)
+		stopWithin(drainTime, servers...)
 		end()
 		return nil
 	})

@@ -71,6 +71,10 @@ func (r *fakeRails) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 			r.mu.Unlock()
 		}
 		w.WriteHeader(http.StatusNoContent)
+	case req.URL.Path == gitlabapi.PathAuthorizeProxyUser:
+		_ = json.NewEncoder(w).Encode(gitlabapi.ProxyUser{
+			Agent: gitlabapi.ConfiguredAgent{ID: 7}, User: gitlabapi.User{ID: 5}, AccessAs: gitlabapi.ProxyAccessAs{Agent: &struct{}{}},
+		})
 	case req.URL.Path == gitlabapi.PathAgentInfo && good:
 		_ = json.NewEncoder(w).Encode(gitlabapi.AgentInfo{ProjectID: 3, AgentID: 7, AgentName: "seven", GitalyInfo: where, GitalyRepository: repo})
 	case req.URL.Path == gitlabapi.PathProjectInfo && good && req.URL.Query().Get("id") == "a/b":

@@ -98,9 +98,9 @@ func serverTLS(key string, l *kascfg.Listen, log *zap.Logger) (*tls.Config, erro
 	return &tls.Config{GetCertificate: pair.get, MinVersion: tls.VersionTLS12}, nil
 }
 
-// rootCAs returns the system's authorities and those of a file; nil: only the system's.
-func rootCAs(path string) (*x509.CertPool, error) {
-	const key = "gitlab.ca_certificate_file"
+// rootCAs returns the system's authorities and those of a file, which a setting names; nil:
+// only the system's.
+func rootCAs(key, path string) (*x509.CertPool, error) {
 	if path == "" {
 		return nil, nil
 	}

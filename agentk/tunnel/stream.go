@@ -75,7 +75,7 @@ func (s *Server) open(ctx context.Context) {
 func (t *stream) hello(ctx context.Context) (err error) {
 	// First, because it may take a while, for which kas would not wait.
 	hello := &agentrpc.TunnelHello{AgentMeta: t.server.cfg.Meta(ctx), Services: t.server.services}
-	t.client, err = t.server.cfg.Client.Connect(ctx, grpc.MaxCallRecvMsgSize(maxFrame))
+	t.client, err = t.server.cfg.Client.Connect(ctx, grpc.MaxCallRecvMsgSize(maxFrame), grpc.ForceCodecV2(tunnelwire.Codec()))
 	if err != nil {
 		return fmt.Errorf("tunnel stream: %w", err)
 	}

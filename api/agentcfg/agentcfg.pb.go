@@ -90,7 +90,9 @@ type ConfigurationFile struct {
 	CiAccess      *CiAccess              `protobuf:"bytes,3,opt,name=ci_access,json=ciAccess,proto3" json:"ci_access,omitempty"`
 	UserAccess    *UserAccess            `protobuf:"bytes,4,opt,name=user_access,json=userAccess,proto3" json:"user_access,omitempty"`
 	// Ours, beyond GitLab's schema.
-	ClusterState  *ClusterState `protobuf:"bytes,5,opt,name=cluster_state,json=clusterState,proto3" json:"cluster_state,omitempty"`
+	ClusterState *ClusterState `protobuf:"bytes,5,opt,name=cluster_state,json=clusterState,proto3" json:"cluster_state,omitempty"`
+	// Ours, beyond GitLab's schema.
+	KubernetesApi *KubernetesApi `protobuf:"bytes,6,opt,name=kubernetes_api,json=kubernetesApi,proto3" json:"kubernetes_api,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -160,6 +162,123 @@ func (x *ConfigurationFile) GetClusterState() *ClusterState {
 	return nil
 }
 
+func (x *ConfigurationFile) GetKubernetesApi() *KubernetesApi {
+	if x != nil {
+		return x.KubernetesApi
+	}
+	return nil
+}
+
+// KubernetesApi bounds what people and CI jobs reach through kas's Kubernetes API proxy,
+// besides what RBAC of the cluster says.
+type KubernetesApi struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Services in the cluster that may be reached through the API server's service proxy
+	// (…/services/NAME:PORT/proxy/…). Default: none.
+	Services      []*ProxiedService `protobuf:"bytes,1,rep,name=services,proto3" json:"services,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *KubernetesApi) Reset() {
+	*x = KubernetesApi{}
+	mi := &file_agentcfg_agentcfg_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *KubernetesApi) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*KubernetesApi) ProtoMessage() {}
+
+func (x *KubernetesApi) ProtoReflect() protoreflect.Message {
+	mi := &file_agentcfg_agentcfg_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use KubernetesApi.ProtoReflect.Descriptor instead.
+func (*KubernetesApi) Descriptor() ([]byte, []int) {
+	return file_agentcfg_agentcfg_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *KubernetesApi) GetServices() []*ProxiedService {
+	if x != nil {
+		return x.Services
+	}
+	return nil
+}
+
+// ProxiedService is a Service in the cluster.
+type ProxiedService struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Namespace string                 `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	Name      string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	// Name or number of one port. Empty: each port of the Service.
+	Port          string `protobuf:"bytes,3,opt,name=port,proto3" json:"port,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ProxiedService) Reset() {
+	*x = ProxiedService{}
+	mi := &file_agentcfg_agentcfg_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ProxiedService) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ProxiedService) ProtoMessage() {}
+
+func (x *ProxiedService) ProtoReflect() protoreflect.Message {
+	mi := &file_agentcfg_agentcfg_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ProxiedService.ProtoReflect.Descriptor instead.
+func (*ProxiedService) Descriptor() ([]byte, []int) {
+	return file_agentcfg_agentcfg_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *ProxiedService) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *ProxiedService) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ProxiedService) GetPort() string {
+	if x != nil {
+		return x.Port
+	}
+	return ""
+}
+
 // ClusterState says what the agent keeps of its cluster to answer questions about it. It
 // keeps what is asked for in any case, from the first question on.
 type ClusterState struct {
@@ -177,7 +296,7 @@ type ClusterState struct {
 
 func (x *ClusterState) Reset() {
 	*x = ClusterState{}
-	mi := &file_agentcfg_agentcfg_proto_msgTypes[1]
+	mi := &file_agentcfg_agentcfg_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -189,7 +308,7 @@ func (x *ClusterState) String() string {
 func (*ClusterState) ProtoMessage() {}
 
 func (x *ClusterState) ProtoReflect() protoreflect.Message {
-	mi := &file_agentcfg_agentcfg_proto_msgTypes[1]
+	mi := &file_agentcfg_agentcfg_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -202,7 +321,7 @@ func (x *ClusterState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterState.ProtoReflect.Descriptor instead.
 func (*ClusterState) Descriptor() ([]byte, []int) {
-	return file_agentcfg_agentcfg_proto_rawDescGZIP(), []int{1}
+	return file_agentcfg_agentcfg_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *ClusterState) GetPreload() []*KeptResource {
@@ -241,7 +360,7 @@ type KeptResource struct {
 
 func (x *KeptResource) Reset() {
 	*x = KeptResource{}
-	mi := &file_agentcfg_agentcfg_proto_msgTypes[2]
+	mi := &file_agentcfg_agentcfg_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -253,7 +372,7 @@ func (x *KeptResource) String() string {
 func (*KeptResource) ProtoMessage() {}
 
 func (x *KeptResource) ProtoReflect() protoreflect.Message {
-	mi := &file_agentcfg_agentcfg_proto_msgTypes[2]
+	mi := &file_agentcfg_agentcfg_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -266,7 +385,7 @@ func (x *KeptResource) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeptResource.ProtoReflect.Descriptor instead.
 func (*KeptResource) Descriptor() ([]byte, []int) {
-	return file_agentcfg_agentcfg_proto_rawDescGZIP(), []int{2}
+	return file_agentcfg_agentcfg_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *KeptResource) GetGroup() string {
@@ -302,7 +421,7 @@ type Gitops struct {
 
 func (x *Gitops) Reset() {
 	*x = Gitops{}
-	mi := &file_agentcfg_agentcfg_proto_msgTypes[3]
+	mi := &file_agentcfg_agentcfg_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -314,7 +433,7 @@ func (x *Gitops) String() string {
 func (*Gitops) ProtoMessage() {}
 
 func (x *Gitops) ProtoReflect() protoreflect.Message {
-	mi := &file_agentcfg_agentcfg_proto_msgTypes[3]
+	mi := &file_agentcfg_agentcfg_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -327,7 +446,7 @@ func (x *Gitops) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Gitops.ProtoReflect.Descriptor instead.
 func (*Gitops) Descriptor() ([]byte, []int) {
-	return file_agentcfg_agentcfg_proto_rawDescGZIP(), []int{3}
+	return file_agentcfg_agentcfg_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Gitops) GetManifestProjects() []*ManifestProject {
@@ -386,7 +505,7 @@ type ManifestProject struct {
 
 func (x *ManifestProject) Reset() {
 	*x = ManifestProject{}
-	mi := &file_agentcfg_agentcfg_proto_msgTypes[4]
+	mi := &file_agentcfg_agentcfg_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -398,7 +517,7 @@ func (x *ManifestProject) String() string {
 func (*ManifestProject) ProtoMessage() {}
 
 func (x *ManifestProject) ProtoReflect() protoreflect.Message {
-	mi := &file_agentcfg_agentcfg_proto_msgTypes[4]
+	mi := &file_agentcfg_agentcfg_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -411,7 +530,7 @@ func (x *ManifestProject) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ManifestProject.ProtoReflect.Descriptor instead.
 func (*ManifestProject) Descriptor() ([]byte, []int) {
-	return file_agentcfg_agentcfg_proto_rawDescGZIP(), []int{4}
+	return file_agentcfg_agentcfg_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *ManifestProject) GetId() string {
@@ -544,7 +663,7 @@ type PruneGuard struct {
 
 func (x *PruneGuard) Reset() {
 	*x = PruneGuard{}
-	mi := &file_agentcfg_agentcfg_proto_msgTypes[5]
+	mi := &file_agentcfg_agentcfg_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -556,7 +675,7 @@ func (x *PruneGuard) String() string {
 func (*PruneGuard) ProtoMessage() {}
 
 func (x *PruneGuard) ProtoReflect() protoreflect.Message {
-	mi := &file_agentcfg_agentcfg_proto_msgTypes[5]
+	mi := &file_agentcfg_agentcfg_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -569,7 +688,7 @@ func (x *PruneGuard) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PruneGuard.ProtoReflect.Descriptor instead.
 func (*PruneGuard) Descriptor() ([]byte, []int) {
-	return file_agentcfg_agentcfg_proto_rawDescGZIP(), []int{5}
+	return file_agentcfg_agentcfg_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *PruneGuard) GetMinObjects() uint32 {
@@ -613,7 +732,7 @@ type HealthCheck struct {
 
 func (x *HealthCheck) Reset() {
 	*x = HealthCheck{}
-	mi := &file_agentcfg_agentcfg_proto_msgTypes[6]
+	mi := &file_agentcfg_agentcfg_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -625,7 +744,7 @@ func (x *HealthCheck) String() string {
 func (*HealthCheck) ProtoMessage() {}
 
 func (x *HealthCheck) ProtoReflect() protoreflect.Message {
-	mi := &file_agentcfg_agentcfg_proto_msgTypes[6]
+	mi := &file_agentcfg_agentcfg_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -638,7 +757,7 @@ func (x *HealthCheck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HealthCheck.ProtoReflect.Descriptor instead.
 func (*HealthCheck) Descriptor() ([]byte, []int) {
-	return file_agentcfg_agentcfg_proto_rawDescGZIP(), []int{6}
+	return file_agentcfg_agentcfg_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *HealthCheck) GetGroup() string {
@@ -695,7 +814,7 @@ type IgnoreFields struct {
 
 func (x *IgnoreFields) Reset() {
 	*x = IgnoreFields{}
-	mi := &file_agentcfg_agentcfg_proto_msgTypes[7]
+	mi := &file_agentcfg_agentcfg_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -707,7 +826,7 @@ func (x *IgnoreFields) String() string {
 func (*IgnoreFields) ProtoMessage() {}
 
 func (x *IgnoreFields) ProtoReflect() protoreflect.Message {
-	mi := &file_agentcfg_agentcfg_proto_msgTypes[7]
+	mi := &file_agentcfg_agentcfg_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -720,7 +839,7 @@ func (x *IgnoreFields) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IgnoreFields.ProtoReflect.Descriptor instead.
 func (*IgnoreFields) Descriptor() ([]byte, []int) {
-	return file_agentcfg_agentcfg_proto_rawDescGZIP(), []int{7}
+	return file_agentcfg_agentcfg_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *IgnoreFields) GetGroup() string {
@@ -775,7 +894,7 @@ type PathCfg struct {
 
 func (x *PathCfg) Reset() {
 	*x = PathCfg{}
-	mi := &file_agentcfg_agentcfg_proto_msgTypes[8]
+	mi := &file_agentcfg_agentcfg_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -787,7 +906,7 @@ func (x *PathCfg) String() string {
 func (*PathCfg) ProtoMessage() {}
 
 func (x *PathCfg) ProtoReflect() protoreflect.Message {
-	mi := &file_agentcfg_agentcfg_proto_msgTypes[8]
+	mi := &file_agentcfg_agentcfg_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -800,7 +919,7 @@ func (x *PathCfg) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PathCfg.ProtoReflect.Descriptor instead.
 func (*PathCfg) Descriptor() ([]byte, []int) {
-	return file_agentcfg_agentcfg_proto_rawDescGZIP(), []int{8}
+	return file_agentcfg_agentcfg_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *PathCfg) GetGlob() string {
@@ -836,7 +955,7 @@ type Kustomize struct {
 
 func (x *Kustomize) Reset() {
 	*x = Kustomize{}
-	mi := &file_agentcfg_agentcfg_proto_msgTypes[9]
+	mi := &file_agentcfg_agentcfg_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -848,7 +967,7 @@ func (x *Kustomize) String() string {
 func (*Kustomize) ProtoMessage() {}
 
 func (x *Kustomize) ProtoReflect() protoreflect.Message {
-	mi := &file_agentcfg_agentcfg_proto_msgTypes[9]
+	mi := &file_agentcfg_agentcfg_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -861,7 +980,7 @@ func (x *Kustomize) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Kustomize.ProtoReflect.Descriptor instead.
 func (*Kustomize) Descriptor() ([]byte, []int) {
-	return file_agentcfg_agentcfg_proto_rawDescGZIP(), []int{9}
+	return file_agentcfg_agentcfg_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Kustomize) GetPath() string {
@@ -889,7 +1008,7 @@ type Helm struct {
 
 func (x *Helm) Reset() {
 	*x = Helm{}
-	mi := &file_agentcfg_agentcfg_proto_msgTypes[10]
+	mi := &file_agentcfg_agentcfg_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -901,7 +1020,7 @@ func (x *Helm) String() string {
 func (*Helm) ProtoMessage() {}
 
 func (x *Helm) ProtoReflect() protoreflect.Message {
-	mi := &file_agentcfg_agentcfg_proto_msgTypes[10]
+	mi := &file_agentcfg_agentcfg_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -914,7 +1033,7 @@ func (x *Helm) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Helm.ProtoReflect.Descriptor instead.
 func (*Helm) Descriptor() ([]byte, []int) {
-	return file_agentcfg_agentcfg_proto_rawDescGZIP(), []int{10}
+	return file_agentcfg_agentcfg_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Helm) GetChart() string {
@@ -960,7 +1079,7 @@ type GitRef struct {
 
 func (x *GitRef) Reset() {
 	*x = GitRef{}
-	mi := &file_agentcfg_agentcfg_proto_msgTypes[11]
+	mi := &file_agentcfg_agentcfg_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -972,7 +1091,7 @@ func (x *GitRef) String() string {
 func (*GitRef) ProtoMessage() {}
 
 func (x *GitRef) ProtoReflect() protoreflect.Message {
-	mi := &file_agentcfg_agentcfg_proto_msgTypes[11]
+	mi := &file_agentcfg_agentcfg_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -985,7 +1104,7 @@ func (x *GitRef) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GitRef.ProtoReflect.Descriptor instead.
 func (*GitRef) Descriptor() ([]byte, []int) {
-	return file_agentcfg_agentcfg_proto_rawDescGZIP(), []int{11}
+	return file_agentcfg_agentcfg_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *GitRef) GetRef() isGitRef_Ref {
@@ -1055,7 +1174,7 @@ type Observability struct {
 
 func (x *Observability) Reset() {
 	*x = Observability{}
-	mi := &file_agentcfg_agentcfg_proto_msgTypes[12]
+	mi := &file_agentcfg_agentcfg_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1067,7 +1186,7 @@ func (x *Observability) String() string {
 func (*Observability) ProtoMessage() {}
 
 func (x *Observability) ProtoReflect() protoreflect.Message {
-	mi := &file_agentcfg_agentcfg_proto_msgTypes[12]
+	mi := &file_agentcfg_agentcfg_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1080,7 +1199,7 @@ func (x *Observability) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Observability.ProtoReflect.Descriptor instead.
 func (*Observability) Descriptor() ([]byte, []int) {
-	return file_agentcfg_agentcfg_proto_rawDescGZIP(), []int{12}
+	return file_agentcfg_agentcfg_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Observability) GetLogging() *Logging {
@@ -1103,7 +1222,7 @@ type Logging struct {
 
 func (x *Logging) Reset() {
 	*x = Logging{}
-	mi := &file_agentcfg_agentcfg_proto_msgTypes[13]
+	mi := &file_agentcfg_agentcfg_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1115,7 +1234,7 @@ func (x *Logging) String() string {
 func (*Logging) ProtoMessage() {}
 
 func (x *Logging) ProtoReflect() protoreflect.Message {
-	mi := &file_agentcfg_agentcfg_proto_msgTypes[13]
+	mi := &file_agentcfg_agentcfg_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1128,7 +1247,7 @@ func (x *Logging) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Logging.ProtoReflect.Descriptor instead.
 func (*Logging) Descriptor() ([]byte, []int) {
-	return file_agentcfg_agentcfg_proto_rawDescGZIP(), []int{13}
+	return file_agentcfg_agentcfg_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Logging) GetLevel() LogLevel {
@@ -1156,7 +1275,7 @@ type CiAccess struct {
 
 func (x *CiAccess) Reset() {
 	*x = CiAccess{}
-	mi := &file_agentcfg_agentcfg_proto_msgTypes[14]
+	mi := &file_agentcfg_agentcfg_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1168,7 +1287,7 @@ func (x *CiAccess) String() string {
 func (*CiAccess) ProtoMessage() {}
 
 func (x *CiAccess) ProtoReflect() protoreflect.Message {
-	mi := &file_agentcfg_agentcfg_proto_msgTypes[14]
+	mi := &file_agentcfg_agentcfg_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1181,7 +1300,7 @@ func (x *CiAccess) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CiAccess.ProtoReflect.Descriptor instead.
 func (*CiAccess) Descriptor() ([]byte, []int) {
-	return file_agentcfg_agentcfg_proto_rawDescGZIP(), []int{14}
+	return file_agentcfg_agentcfg_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *CiAccess) GetProjects() []*CiAccessProject {
@@ -1211,7 +1330,7 @@ type CiAccessProject struct {
 
 func (x *CiAccessProject) Reset() {
 	*x = CiAccessProject{}
-	mi := &file_agentcfg_agentcfg_proto_msgTypes[15]
+	mi := &file_agentcfg_agentcfg_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1223,7 +1342,7 @@ func (x *CiAccessProject) String() string {
 func (*CiAccessProject) ProtoMessage() {}
 
 func (x *CiAccessProject) ProtoReflect() protoreflect.Message {
-	mi := &file_agentcfg_agentcfg_proto_msgTypes[15]
+	mi := &file_agentcfg_agentcfg_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1236,7 +1355,7 @@ func (x *CiAccessProject) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CiAccessProject.ProtoReflect.Descriptor instead.
 func (*CiAccessProject) Descriptor() ([]byte, []int) {
-	return file_agentcfg_agentcfg_proto_rawDescGZIP(), []int{15}
+	return file_agentcfg_agentcfg_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *CiAccessProject) GetId() string {
@@ -1287,7 +1406,7 @@ type CiAccessGroup struct {
 
 func (x *CiAccessGroup) Reset() {
 	*x = CiAccessGroup{}
-	mi := &file_agentcfg_agentcfg_proto_msgTypes[16]
+	mi := &file_agentcfg_agentcfg_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1299,7 +1418,7 @@ func (x *CiAccessGroup) String() string {
 func (*CiAccessGroup) ProtoMessage() {}
 
 func (x *CiAccessGroup) ProtoReflect() protoreflect.Message {
-	mi := &file_agentcfg_agentcfg_proto_msgTypes[16]
+	mi := &file_agentcfg_agentcfg_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1312,7 +1431,7 @@ func (x *CiAccessGroup) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CiAccessGroup.ProtoReflect.Descriptor instead.
 func (*CiAccessGroup) Descriptor() ([]byte, []int) {
-	return file_agentcfg_agentcfg_proto_rawDescGZIP(), []int{16}
+	return file_agentcfg_agentcfg_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *CiAccessGroup) GetId() string {
@@ -1364,7 +1483,7 @@ type CiAccessAs struct {
 
 func (x *CiAccessAs) Reset() {
 	*x = CiAccessAs{}
-	mi := &file_agentcfg_agentcfg_proto_msgTypes[17]
+	mi := &file_agentcfg_agentcfg_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1376,7 +1495,7 @@ func (x *CiAccessAs) String() string {
 func (*CiAccessAs) ProtoMessage() {}
 
 func (x *CiAccessAs) ProtoReflect() protoreflect.Message {
-	mi := &file_agentcfg_agentcfg_proto_msgTypes[17]
+	mi := &file_agentcfg_agentcfg_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1389,7 +1508,7 @@ func (x *CiAccessAs) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CiAccessAs.ProtoReflect.Descriptor instead.
 func (*CiAccessAs) Descriptor() ([]byte, []int) {
-	return file_agentcfg_agentcfg_proto_rawDescGZIP(), []int{17}
+	return file_agentcfg_agentcfg_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *CiAccessAs) GetAs() isCiAccessAs_As {
@@ -1460,7 +1579,7 @@ type UserAccess struct {
 
 func (x *UserAccess) Reset() {
 	*x = UserAccess{}
-	mi := &file_agentcfg_agentcfg_proto_msgTypes[18]
+	mi := &file_agentcfg_agentcfg_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1472,7 +1591,7 @@ func (x *UserAccess) String() string {
 func (*UserAccess) ProtoMessage() {}
 
 func (x *UserAccess) ProtoReflect() protoreflect.Message {
-	mi := &file_agentcfg_agentcfg_proto_msgTypes[18]
+	mi := &file_agentcfg_agentcfg_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1485,7 +1604,7 @@ func (x *UserAccess) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UserAccess.ProtoReflect.Descriptor instead.
 func (*UserAccess) Descriptor() ([]byte, []int) {
-	return file_agentcfg_agentcfg_proto_rawDescGZIP(), []int{18}
+	return file_agentcfg_agentcfg_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *UserAccess) GetAccessAs() *UserAccessAs {
@@ -1522,7 +1641,7 @@ type UserAccessAs struct {
 
 func (x *UserAccessAs) Reset() {
 	*x = UserAccessAs{}
-	mi := &file_agentcfg_agentcfg_proto_msgTypes[19]
+	mi := &file_agentcfg_agentcfg_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1534,7 +1653,7 @@ func (x *UserAccessAs) String() string {
 func (*UserAccessAs) ProtoMessage() {}
 
 func (x *UserAccessAs) ProtoReflect() protoreflect.Message {
-	mi := &file_agentcfg_agentcfg_proto_msgTypes[19]
+	mi := &file_agentcfg_agentcfg_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1547,7 +1666,7 @@ func (x *UserAccessAs) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UserAccessAs.ProtoReflect.Descriptor instead.
 func (*UserAccessAs) Descriptor() ([]byte, []int) {
-	return file_agentcfg_agentcfg_proto_rawDescGZIP(), []int{19}
+	return file_agentcfg_agentcfg_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *UserAccessAs) GetAs() isUserAccessAs_As {
@@ -1600,7 +1719,7 @@ type UserAccessProject struct {
 
 func (x *UserAccessProject) Reset() {
 	*x = UserAccessProject{}
-	mi := &file_agentcfg_agentcfg_proto_msgTypes[20]
+	mi := &file_agentcfg_agentcfg_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1612,7 +1731,7 @@ func (x *UserAccessProject) String() string {
 func (*UserAccessProject) ProtoMessage() {}
 
 func (x *UserAccessProject) ProtoReflect() protoreflect.Message {
-	mi := &file_agentcfg_agentcfg_proto_msgTypes[20]
+	mi := &file_agentcfg_agentcfg_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1625,7 +1744,7 @@ func (x *UserAccessProject) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UserAccessProject.ProtoReflect.Descriptor instead.
 func (*UserAccessProject) Descriptor() ([]byte, []int) {
-	return file_agentcfg_agentcfg_proto_rawDescGZIP(), []int{20}
+	return file_agentcfg_agentcfg_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *UserAccessProject) GetId() string {
@@ -1644,7 +1763,7 @@ type UserAccessGroup struct {
 
 func (x *UserAccessGroup) Reset() {
 	*x = UserAccessGroup{}
-	mi := &file_agentcfg_agentcfg_proto_msgTypes[21]
+	mi := &file_agentcfg_agentcfg_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1656,7 +1775,7 @@ func (x *UserAccessGroup) String() string {
 func (*UserAccessGroup) ProtoMessage() {}
 
 func (x *UserAccessGroup) ProtoReflect() protoreflect.Message {
-	mi := &file_agentcfg_agentcfg_proto_msgTypes[21]
+	mi := &file_agentcfg_agentcfg_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1669,7 +1788,7 @@ func (x *UserAccessGroup) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UserAccessGroup.ProtoReflect.Descriptor instead.
 func (*UserAccessGroup) Descriptor() ([]byte, []int) {
-	return file_agentcfg_agentcfg_proto_rawDescGZIP(), []int{21}
+	return file_agentcfg_agentcfg_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *UserAccessGroup) GetId() string {
@@ -1687,7 +1806,7 @@ type AccessAsAgent struct {
 
 func (x *AccessAsAgent) Reset() {
 	*x = AccessAsAgent{}
-	mi := &file_agentcfg_agentcfg_proto_msgTypes[22]
+	mi := &file_agentcfg_agentcfg_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1699,7 +1818,7 @@ func (x *AccessAsAgent) String() string {
 func (*AccessAsAgent) ProtoMessage() {}
 
 func (x *AccessAsAgent) ProtoReflect() protoreflect.Message {
-	mi := &file_agentcfg_agentcfg_proto_msgTypes[22]
+	mi := &file_agentcfg_agentcfg_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1712,7 +1831,7 @@ func (x *AccessAsAgent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AccessAsAgent.ProtoReflect.Descriptor instead.
 func (*AccessAsAgent) Descriptor() ([]byte, []int) {
-	return file_agentcfg_agentcfg_proto_rawDescGZIP(), []int{22}
+	return file_agentcfg_agentcfg_proto_rawDescGZIP(), []int{24}
 }
 
 type AccessAsUser struct {
@@ -1723,7 +1842,7 @@ type AccessAsUser struct {
 
 func (x *AccessAsUser) Reset() {
 	*x = AccessAsUser{}
-	mi := &file_agentcfg_agentcfg_proto_msgTypes[23]
+	mi := &file_agentcfg_agentcfg_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1735,7 +1854,7 @@ func (x *AccessAsUser) String() string {
 func (*AccessAsUser) ProtoMessage() {}
 
 func (x *AccessAsUser) ProtoReflect() protoreflect.Message {
-	mi := &file_agentcfg_agentcfg_proto_msgTypes[23]
+	mi := &file_agentcfg_agentcfg_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1748,7 +1867,7 @@ func (x *AccessAsUser) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AccessAsUser.ProtoReflect.Descriptor instead.
 func (*AccessAsUser) Descriptor() ([]byte, []int) {
-	return file_agentcfg_agentcfg_proto_rawDescGZIP(), []int{23}
+	return file_agentcfg_agentcfg_proto_rawDescGZIP(), []int{25}
 }
 
 type AccessAsCiJob struct {
@@ -1759,7 +1878,7 @@ type AccessAsCiJob struct {
 
 func (x *AccessAsCiJob) Reset() {
 	*x = AccessAsCiJob{}
-	mi := &file_agentcfg_agentcfg_proto_msgTypes[24]
+	mi := &file_agentcfg_agentcfg_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1771,7 +1890,7 @@ func (x *AccessAsCiJob) String() string {
 func (*AccessAsCiJob) ProtoMessage() {}
 
 func (x *AccessAsCiJob) ProtoReflect() protoreflect.Message {
-	mi := &file_agentcfg_agentcfg_proto_msgTypes[24]
+	mi := &file_agentcfg_agentcfg_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1784,7 +1903,7 @@ func (x *AccessAsCiJob) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AccessAsCiJob.ProtoReflect.Descriptor instead.
 func (*AccessAsCiJob) Descriptor() ([]byte, []int) {
-	return file_agentcfg_agentcfg_proto_rawDescGZIP(), []int{24}
+	return file_agentcfg_agentcfg_proto_rawDescGZIP(), []int{26}
 }
 
 type AccessAsImpersonate struct {
@@ -1799,7 +1918,7 @@ type AccessAsImpersonate struct {
 
 func (x *AccessAsImpersonate) Reset() {
 	*x = AccessAsImpersonate{}
-	mi := &file_agentcfg_agentcfg_proto_msgTypes[25]
+	mi := &file_agentcfg_agentcfg_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1811,7 +1930,7 @@ func (x *AccessAsImpersonate) String() string {
 func (*AccessAsImpersonate) ProtoMessage() {}
 
 func (x *AccessAsImpersonate) ProtoReflect() protoreflect.Message {
-	mi := &file_agentcfg_agentcfg_proto_msgTypes[25]
+	mi := &file_agentcfg_agentcfg_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1824,7 +1943,7 @@ func (x *AccessAsImpersonate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AccessAsImpersonate.ProtoReflect.Descriptor instead.
 func (*AccessAsImpersonate) Descriptor() ([]byte, []int) {
-	return file_agentcfg_agentcfg_proto_rawDescGZIP(), []int{25}
+	return file_agentcfg_agentcfg_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *AccessAsImpersonate) GetUsername() string {
@@ -1865,7 +1984,7 @@ type ExtraKeyVal struct {
 
 func (x *ExtraKeyVal) Reset() {
 	*x = ExtraKeyVal{}
-	mi := &file_agentcfg_agentcfg_proto_msgTypes[26]
+	mi := &file_agentcfg_agentcfg_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1877,7 +1996,7 @@ func (x *ExtraKeyVal) String() string {
 func (*ExtraKeyVal) ProtoMessage() {}
 
 func (x *ExtraKeyVal) ProtoReflect() protoreflect.Message {
-	mi := &file_agentcfg_agentcfg_proto_msgTypes[26]
+	mi := &file_agentcfg_agentcfg_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1890,7 +2009,7 @@ func (x *ExtraKeyVal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExtraKeyVal.ProtoReflect.Descriptor instead.
 func (*ExtraKeyVal) Descriptor() ([]byte, []int) {
-	return file_agentcfg_agentcfg_proto_rawDescGZIP(), []int{26}
+	return file_agentcfg_agentcfg_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *ExtraKeyVal) GetKey() string {
@@ -1911,14 +2030,21 @@ var File_agentcfg_agentcfg_proto protoreflect.FileDescriptor
 
 const file_agentcfg_agentcfg_proto_rawDesc = "" +
 	"\n" +
-	"\x17agentcfg/agentcfg.proto\x12\bagentcfg\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\"\xa1\x02\n" +
+	"\x17agentcfg/agentcfg.proto\x12\bagentcfg\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\"\xe1\x02\n" +
 	"\x11ConfigurationFile\x12(\n" +
 	"\x06gitops\x18\x01 \x01(\v2\x10.agentcfg.GitopsR\x06gitops\x12=\n" +
 	"\robservability\x18\x02 \x01(\v2\x17.agentcfg.ObservabilityR\robservability\x12/\n" +
 	"\tci_access\x18\x03 \x01(\v2\x12.agentcfg.CiAccessR\bciAccess\x125\n" +
 	"\vuser_access\x18\x04 \x01(\v2\x14.agentcfg.UserAccessR\n" +
 	"userAccess\x12;\n" +
-	"\rcluster_state\x18\x05 \x01(\v2\x16.agentcfg.ClusterStateR\fclusterState\"\xb8\x01\n" +
+	"\rcluster_state\x18\x05 \x01(\v2\x16.agentcfg.ClusterStateR\fclusterState\x12>\n" +
+	"\x0ekubernetes_api\x18\x06 \x01(\v2\x17.agentcfg.KubernetesApiR\rkubernetesApi\"P\n" +
+	"\rKubernetesApi\x12?\n" +
+	"\bservices\x18\x01 \x03(\v2\x18.agentcfg.ProxiedServiceB\t\xbaH\x06\x92\x01\x03\x10\xc8\x01R\bservices\"u\n" +
+	"\x0eProxiedService\x12'\n" +
+	"\tnamespace\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18?R\tnamespace\x12\x1d\n" +
+	"\x04name\x18\x02 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18?R\x04name\x12\x1b\n" +
+	"\x04port\x18\x03 \x01(\tB\a\xbaH\x04r\x02\x18\x0fR\x04port\"\xb8\x01\n" +
 	"\fClusterState\x12;\n" +
 	"\apreload\x18\x01 \x03(\v2\x16.agentcfg.KeptResourceB\t\xbaH\x06\x92\x01\x03\x10\xc8\x01R\apreload\x12#\n" +
 	"\rsecret_values\x18\x02 \x01(\bR\fsecretValues\x12F\n" +
@@ -2063,77 +2189,81 @@ func file_agentcfg_agentcfg_proto_rawDescGZIP() []byte {
 }
 
 var file_agentcfg_agentcfg_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_agentcfg_agentcfg_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
+var file_agentcfg_agentcfg_proto_msgTypes = make([]protoimpl.MessageInfo, 29)
 var file_agentcfg_agentcfg_proto_goTypes = []any{
 	(LogLevel)(0),               // 0: agentcfg.LogLevel
 	(*ConfigurationFile)(nil),   // 1: agentcfg.ConfigurationFile
-	(*ClusterState)(nil),        // 2: agentcfg.ClusterState
-	(*KeptResource)(nil),        // 3: agentcfg.KeptResource
-	(*Gitops)(nil),              // 4: agentcfg.Gitops
-	(*ManifestProject)(nil),     // 5: agentcfg.ManifestProject
-	(*PruneGuard)(nil),          // 6: agentcfg.PruneGuard
-	(*HealthCheck)(nil),         // 7: agentcfg.HealthCheck
-	(*IgnoreFields)(nil),        // 8: agentcfg.IgnoreFields
-	(*PathCfg)(nil),             // 9: agentcfg.PathCfg
-	(*Kustomize)(nil),           // 10: agentcfg.Kustomize
-	(*Helm)(nil),                // 11: agentcfg.Helm
-	(*GitRef)(nil),              // 12: agentcfg.GitRef
-	(*Observability)(nil),       // 13: agentcfg.Observability
-	(*Logging)(nil),             // 14: agentcfg.Logging
-	(*CiAccess)(nil),            // 15: agentcfg.CiAccess
-	(*CiAccessProject)(nil),     // 16: agentcfg.CiAccessProject
-	(*CiAccessGroup)(nil),       // 17: agentcfg.CiAccessGroup
-	(*CiAccessAs)(nil),          // 18: agentcfg.CiAccessAs
-	(*UserAccess)(nil),          // 19: agentcfg.UserAccess
-	(*UserAccessAs)(nil),        // 20: agentcfg.UserAccessAs
-	(*UserAccessProject)(nil),   // 21: agentcfg.UserAccessProject
-	(*UserAccessGroup)(nil),     // 22: agentcfg.UserAccessGroup
-	(*AccessAsAgent)(nil),       // 23: agentcfg.AccessAsAgent
-	(*AccessAsUser)(nil),        // 24: agentcfg.AccessAsUser
-	(*AccessAsCiJob)(nil),       // 25: agentcfg.AccessAsCiJob
-	(*AccessAsImpersonate)(nil), // 26: agentcfg.AccessAsImpersonate
-	(*ExtraKeyVal)(nil),         // 27: agentcfg.ExtraKeyVal
-	(*durationpb.Duration)(nil), // 28: google.protobuf.Duration
+	(*KubernetesApi)(nil),       // 2: agentcfg.KubernetesApi
+	(*ProxiedService)(nil),      // 3: agentcfg.ProxiedService
+	(*ClusterState)(nil),        // 4: agentcfg.ClusterState
+	(*KeptResource)(nil),        // 5: agentcfg.KeptResource
+	(*Gitops)(nil),              // 6: agentcfg.Gitops
+	(*ManifestProject)(nil),     // 7: agentcfg.ManifestProject
+	(*PruneGuard)(nil),          // 8: agentcfg.PruneGuard
+	(*HealthCheck)(nil),         // 9: agentcfg.HealthCheck
+	(*IgnoreFields)(nil),        // 10: agentcfg.IgnoreFields
+	(*PathCfg)(nil),             // 11: agentcfg.PathCfg
+	(*Kustomize)(nil),           // 12: agentcfg.Kustomize
+	(*Helm)(nil),                // 13: agentcfg.Helm
+	(*GitRef)(nil),              // 14: agentcfg.GitRef
+	(*Observability)(nil),       // 15: agentcfg.Observability
+	(*Logging)(nil),             // 16: agentcfg.Logging
+	(*CiAccess)(nil),            // 17: agentcfg.CiAccess
+	(*CiAccessProject)(nil),     // 18: agentcfg.CiAccessProject
+	(*CiAccessGroup)(nil),       // 19: agentcfg.CiAccessGroup
+	(*CiAccessAs)(nil),          // 20: agentcfg.CiAccessAs
+	(*UserAccess)(nil),          // 21: agentcfg.UserAccess
+	(*UserAccessAs)(nil),        // 22: agentcfg.UserAccessAs
+	(*UserAccessProject)(nil),   // 23: agentcfg.UserAccessProject
+	(*UserAccessGroup)(nil),     // 24: agentcfg.UserAccessGroup
+	(*AccessAsAgent)(nil),       // 25: agentcfg.AccessAsAgent
+	(*AccessAsUser)(nil),        // 26: agentcfg.AccessAsUser
+	(*AccessAsCiJob)(nil),       // 27: agentcfg.AccessAsCiJob
+	(*AccessAsImpersonate)(nil), // 28: agentcfg.AccessAsImpersonate
+	(*ExtraKeyVal)(nil),         // 29: agentcfg.ExtraKeyVal
+	(*durationpb.Duration)(nil), // 30: google.protobuf.Duration
 }
 var file_agentcfg_agentcfg_proto_depIdxs = []int32{
-	4,  // 0: agentcfg.ConfigurationFile.gitops:type_name -> agentcfg.Gitops
-	13, // 1: agentcfg.ConfigurationFile.observability:type_name -> agentcfg.Observability
-	15, // 2: agentcfg.ConfigurationFile.ci_access:type_name -> agentcfg.CiAccess
-	19, // 3: agentcfg.ConfigurationFile.user_access:type_name -> agentcfg.UserAccess
-	2,  // 4: agentcfg.ConfigurationFile.cluster_state:type_name -> agentcfg.ClusterState
-	3,  // 5: agentcfg.ClusterState.preload:type_name -> agentcfg.KeptResource
-	28, // 6: agentcfg.ClusterState.idle_timeout:type_name -> google.protobuf.Duration
-	5,  // 7: agentcfg.Gitops.manifest_projects:type_name -> agentcfg.ManifestProject
-	9,  // 8: agentcfg.ManifestProject.paths:type_name -> agentcfg.PathCfg
-	28, // 9: agentcfg.ManifestProject.reconcile_timeout:type_name -> google.protobuf.Duration
-	28, // 10: agentcfg.ManifestProject.prune_timeout:type_name -> google.protobuf.Duration
-	12, // 11: agentcfg.ManifestProject.ref:type_name -> agentcfg.GitRef
-	6,  // 12: agentcfg.ManifestProject.prune_guard:type_name -> agentcfg.PruneGuard
-	7,  // 13: agentcfg.ManifestProject.health_checks:type_name -> agentcfg.HealthCheck
-	8,  // 14: agentcfg.ManifestProject.ignore_fields:type_name -> agentcfg.IgnoreFields
-	10, // 15: agentcfg.PathCfg.kustomize:type_name -> agentcfg.Kustomize
-	11, // 16: agentcfg.PathCfg.helm:type_name -> agentcfg.Helm
-	14, // 17: agentcfg.Observability.logging:type_name -> agentcfg.Logging
-	0,  // 18: agentcfg.Logging.level:type_name -> agentcfg.LogLevel
-	0,  // 19: agentcfg.Logging.grpc_level:type_name -> agentcfg.LogLevel
-	16, // 20: agentcfg.CiAccess.projects:type_name -> agentcfg.CiAccessProject
-	17, // 21: agentcfg.CiAccess.groups:type_name -> agentcfg.CiAccessGroup
-	18, // 22: agentcfg.CiAccessProject.access_as:type_name -> agentcfg.CiAccessAs
-	18, // 23: agentcfg.CiAccessGroup.access_as:type_name -> agentcfg.CiAccessAs
-	23, // 24: agentcfg.CiAccessAs.agent:type_name -> agentcfg.AccessAsAgent
-	26, // 25: agentcfg.CiAccessAs.impersonate:type_name -> agentcfg.AccessAsImpersonate
-	25, // 26: agentcfg.CiAccessAs.ci_job:type_name -> agentcfg.AccessAsCiJob
-	20, // 27: agentcfg.UserAccess.access_as:type_name -> agentcfg.UserAccessAs
-	21, // 28: agentcfg.UserAccess.projects:type_name -> agentcfg.UserAccessProject
-	22, // 29: agentcfg.UserAccess.groups:type_name -> agentcfg.UserAccessGroup
-	23, // 30: agentcfg.UserAccessAs.agent:type_name -> agentcfg.AccessAsAgent
-	24, // 31: agentcfg.UserAccessAs.user:type_name -> agentcfg.AccessAsUser
-	27, // 32: agentcfg.AccessAsImpersonate.extra:type_name -> agentcfg.ExtraKeyVal
-	33, // [33:33] is the sub-list for method output_type
-	33, // [33:33] is the sub-list for method input_type
-	33, // [33:33] is the sub-list for extension type_name
-	33, // [33:33] is the sub-list for extension extendee
-	0,  // [0:33] is the sub-list for field type_name
+	6,  // 0: agentcfg.ConfigurationFile.gitops:type_name -> agentcfg.Gitops
+	15, // 1: agentcfg.ConfigurationFile.observability:type_name -> agentcfg.Observability
+	17, // 2: agentcfg.ConfigurationFile.ci_access:type_name -> agentcfg.CiAccess
+	21, // 3: agentcfg.ConfigurationFile.user_access:type_name -> agentcfg.UserAccess
+	4,  // 4: agentcfg.ConfigurationFile.cluster_state:type_name -> agentcfg.ClusterState
+	2,  // 5: agentcfg.ConfigurationFile.kubernetes_api:type_name -> agentcfg.KubernetesApi
+	3,  // 6: agentcfg.KubernetesApi.services:type_name -> agentcfg.ProxiedService
+	5,  // 7: agentcfg.ClusterState.preload:type_name -> agentcfg.KeptResource
+	30, // 8: agentcfg.ClusterState.idle_timeout:type_name -> google.protobuf.Duration
+	7,  // 9: agentcfg.Gitops.manifest_projects:type_name -> agentcfg.ManifestProject
+	11, // 10: agentcfg.ManifestProject.paths:type_name -> agentcfg.PathCfg
+	30, // 11: agentcfg.ManifestProject.reconcile_timeout:type_name -> google.protobuf.Duration
+	30, // 12: agentcfg.ManifestProject.prune_timeout:type_name -> google.protobuf.Duration
+	14, // 13: agentcfg.ManifestProject.ref:type_name -> agentcfg.GitRef
+	8,  // 14: agentcfg.ManifestProject.prune_guard:type_name -> agentcfg.PruneGuard
+	9,  // 15: agentcfg.ManifestProject.health_checks:type_name -> agentcfg.HealthCheck
+	10, // 16: agentcfg.ManifestProject.ignore_fields:type_name -> agentcfg.IgnoreFields
+	12, // 17: agentcfg.PathCfg.kustomize:type_name -> agentcfg.Kustomize
+	13, // 18: agentcfg.PathCfg.helm:type_name -> agentcfg.Helm
+	16, // 19: agentcfg.Observability.logging:type_name -> agentcfg.Logging
+	0,  // 20: agentcfg.Logging.level:type_name -> agentcfg.LogLevel
+	0,  // 21: agentcfg.Logging.grpc_level:type_name -> agentcfg.LogLevel
+	18, // 22: agentcfg.CiAccess.projects:type_name -> agentcfg.CiAccessProject
+	19, // 23: agentcfg.CiAccess.groups:type_name -> agentcfg.CiAccessGroup
+	20, // 24: agentcfg.CiAccessProject.access_as:type_name -> agentcfg.CiAccessAs
+	20, // 25: agentcfg.CiAccessGroup.access_as:type_name -> agentcfg.CiAccessAs
+	25, // 26: agentcfg.CiAccessAs.agent:type_name -> agentcfg.AccessAsAgent
+	28, // 27: agentcfg.CiAccessAs.impersonate:type_name -> agentcfg.AccessAsImpersonate
+	27, // 28: agentcfg.CiAccessAs.ci_job:type_name -> agentcfg.AccessAsCiJob
+	22, // 29: agentcfg.UserAccess.access_as:type_name -> agentcfg.UserAccessAs
+	23, // 30: agentcfg.UserAccess.projects:type_name -> agentcfg.UserAccessProject
+	24, // 31: agentcfg.UserAccess.groups:type_name -> agentcfg.UserAccessGroup
+	25, // 32: agentcfg.UserAccessAs.agent:type_name -> agentcfg.AccessAsAgent
+	26, // 33: agentcfg.UserAccessAs.user:type_name -> agentcfg.AccessAsUser
+	29, // 34: agentcfg.AccessAsImpersonate.extra:type_name -> agentcfg.ExtraKeyVal
+	35, // [35:35] is the sub-list for method output_type
+	35, // [35:35] is the sub-list for method input_type
+	35, // [35:35] is the sub-list for extension type_name
+	35, // [35:35] is the sub-list for extension extendee
+	0,  // [0:35] is the sub-list for field type_name
 }
 
 func init() { file_agentcfg_agentcfg_proto_init() }
@@ -2141,20 +2271,20 @@ func file_agentcfg_agentcfg_proto_init() {
 	if File_agentcfg_agentcfg_proto != nil {
 		return
 	}
-	file_agentcfg_agentcfg_proto_msgTypes[4].OneofWrappers = []any{}
-	file_agentcfg_agentcfg_proto_msgTypes[5].OneofWrappers = []any{}
-	file_agentcfg_agentcfg_proto_msgTypes[11].OneofWrappers = []any{
+	file_agentcfg_agentcfg_proto_msgTypes[6].OneofWrappers = []any{}
+	file_agentcfg_agentcfg_proto_msgTypes[7].OneofWrappers = []any{}
+	file_agentcfg_agentcfg_proto_msgTypes[13].OneofWrappers = []any{
 		(*GitRef_Branch)(nil),
 		(*GitRef_Tag)(nil),
 		(*GitRef_Commit)(nil),
 	}
-	file_agentcfg_agentcfg_proto_msgTypes[13].OneofWrappers = []any{}
-	file_agentcfg_agentcfg_proto_msgTypes[17].OneofWrappers = []any{
+	file_agentcfg_agentcfg_proto_msgTypes[15].OneofWrappers = []any{}
+	file_agentcfg_agentcfg_proto_msgTypes[19].OneofWrappers = []any{
 		(*CiAccessAs_Agent)(nil),
 		(*CiAccessAs_Impersonate)(nil),
 		(*CiAccessAs_CiJob)(nil),
 	}
-	file_agentcfg_agentcfg_proto_msgTypes[19].OneofWrappers = []any{
+	file_agentcfg_agentcfg_proto_msgTypes[21].OneofWrappers = []any{
 		(*UserAccessAs_Agent)(nil),
 		(*UserAccessAs_User)(nil),
 	}
@@ -2164,7 +2294,7 @@ func file_agentcfg_agentcfg_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_agentcfg_agentcfg_proto_rawDesc), len(file_agentcfg_agentcfg_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   27,
+			NumMessages:   29,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

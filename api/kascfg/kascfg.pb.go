@@ -34,6 +34,9 @@ type ConfigurationFile struct {
 	Gitaly        *Gitaly                `protobuf:"bytes,3,opt,name=gitaly,proto3" json:"gitaly,omitempty"`
 	Api           *Api                   `protobuf:"bytes,4,opt,name=api,proto3" json:"api,omitempty"`
 	Observability *Observability         `protobuf:"bytes,5,opt,name=observability,proto3" json:"observability,omitempty"`
+	// Several kas that act as one find each other here. Default: this kas is alone.
+	Redis         *Redis      `protobuf:"bytes,6,opt,name=redis,proto3" json:"redis,omitempty"`
+	PrivateApi    *PrivateApi `protobuf:"bytes,7,opt,name=private_api,json=privateApi,proto3" json:"private_api,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -103,6 +106,388 @@ func (x *ConfigurationFile) GetObservability() *Observability {
 	return nil
 }
 
+func (x *ConfigurationFile) GetRedis() *Redis {
+	if x != nil {
+		return x.Redis
+	}
+	return nil
+}
+
+func (x *ConfigurationFile) GetPrivateApi() *PrivateApi {
+	if x != nil {
+		return x.PrivateApi
+	}
+	return nil
+}
+
+// Redis is what replicas of kas share. Exactly one of server and sentinel.
+type Redis struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Server   *RedisServer           `protobuf:"bytes,1,opt,name=server,proto3" json:"server,omitempty"`
+	Sentinel *RedisSentinel         `protobuf:"bytes,2,opt,name=sentinel,proto3" json:"sentinel,omitempty"`
+	// "tcp" (default) or "unix".
+	Network string `protobuf:"bytes,3,opt,name=network,proto3" json:"network,omitempty"`
+	// For servers with access control lists. Default: the default user.
+	Username string `protobuf:"bytes,4,opt,name=username,proto3" json:"username,omitempty"`
+	// File with the password.
+	PasswordFile  string    `protobuf:"bytes,5,opt,name=password_file,json=passwordFile,proto3" json:"password_file,omitempty"`
+	Tls           *RedisTls `protobuf:"bytes,6,opt,name=tls,proto3" json:"tls,omitempty"`
+	DatabaseIndex uint32    `protobuf:"varint,7,opt,name=database_index,json=databaseIndex,proto3" json:"database_index,omitempty"`
+	// What every key and channel begins with: replicas that share it act as one. Default
+	// "gitlab-kas".
+	KeyPrefix string `protobuf:"bytes,8,opt,name=key_prefix,json=keyPrefix,proto3" json:"key_prefix,omitempty"`
+	// Default 5s.
+	DialTimeout *durationpb.Duration `protobuf:"bytes,9,opt,name=dial_timeout,json=dialTimeout,proto3" json:"dial_timeout,omitempty"`
+	// Default 3s.
+	WriteTimeout  *durationpb.Duration `protobuf:"bytes,10,opt,name=write_timeout,json=writeTimeout,proto3" json:"write_timeout,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Redis) Reset() {
+	*x = Redis{}
+	mi := &file_kascfg_kascfg_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Redis) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Redis) ProtoMessage() {}
+
+func (x *Redis) ProtoReflect() protoreflect.Message {
+	mi := &file_kascfg_kascfg_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Redis.ProtoReflect.Descriptor instead.
+func (*Redis) Descriptor() ([]byte, []int) {
+	return file_kascfg_kascfg_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Redis) GetServer() *RedisServer {
+	if x != nil {
+		return x.Server
+	}
+	return nil
+}
+
+func (x *Redis) GetSentinel() *RedisSentinel {
+	if x != nil {
+		return x.Sentinel
+	}
+	return nil
+}
+
+func (x *Redis) GetNetwork() string {
+	if x != nil {
+		return x.Network
+	}
+	return ""
+}
+
+func (x *Redis) GetUsername() string {
+	if x != nil {
+		return x.Username
+	}
+	return ""
+}
+
+func (x *Redis) GetPasswordFile() string {
+	if x != nil {
+		return x.PasswordFile
+	}
+	return ""
+}
+
+func (x *Redis) GetTls() *RedisTls {
+	if x != nil {
+		return x.Tls
+	}
+	return nil
+}
+
+func (x *Redis) GetDatabaseIndex() uint32 {
+	if x != nil {
+		return x.DatabaseIndex
+	}
+	return 0
+}
+
+func (x *Redis) GetKeyPrefix() string {
+	if x != nil {
+		return x.KeyPrefix
+	}
+	return ""
+}
+
+func (x *Redis) GetDialTimeout() *durationpb.Duration {
+	if x != nil {
+		return x.DialTimeout
+	}
+	return nil
+}
+
+func (x *Redis) GetWriteTimeout() *durationpb.Duration {
+	if x != nil {
+		return x.WriteTimeout
+	}
+	return nil
+}
+
+type RedisServer struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Host and port, or the path of a Unix socket.
+	Address       string `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RedisServer) Reset() {
+	*x = RedisServer{}
+	mi := &file_kascfg_kascfg_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RedisServer) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RedisServer) ProtoMessage() {}
+
+func (x *RedisServer) ProtoReflect() protoreflect.Message {
+	mi := &file_kascfg_kascfg_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RedisServer.ProtoReflect.Descriptor instead.
+func (*RedisServer) Descriptor() ([]byte, []int) {
+	return file_kascfg_kascfg_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *RedisServer) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+type RedisSentinel struct {
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	MasterName string                 `protobuf:"bytes,1,opt,name=master_name,json=masterName,proto3" json:"master_name,omitempty"`
+	// Host and port of each sentinel.
+	Addresses            []string `protobuf:"bytes,2,rep,name=addresses,proto3" json:"addresses,omitempty"`
+	SentinelPasswordFile string   `protobuf:"bytes,3,opt,name=sentinel_password_file,json=sentinelPasswordFile,proto3" json:"sentinel_password_file,omitempty"`
+	unknownFields        protoimpl.UnknownFields
+	sizeCache            protoimpl.SizeCache
+}
+
+func (x *RedisSentinel) Reset() {
+	*x = RedisSentinel{}
+	mi := &file_kascfg_kascfg_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RedisSentinel) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RedisSentinel) ProtoMessage() {}
+
+func (x *RedisSentinel) ProtoReflect() protoreflect.Message {
+	mi := &file_kascfg_kascfg_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RedisSentinel.ProtoReflect.Descriptor instead.
+func (*RedisSentinel) Descriptor() ([]byte, []int) {
+	return file_kascfg_kascfg_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *RedisSentinel) GetMasterName() string {
+	if x != nil {
+		return x.MasterName
+	}
+	return ""
+}
+
+func (x *RedisSentinel) GetAddresses() []string {
+	if x != nil {
+		return x.Addresses
+	}
+	return nil
+}
+
+func (x *RedisSentinel) GetSentinelPasswordFile() string {
+	if x != nil {
+		return x.SentinelPasswordFile
+	}
+	return ""
+}
+
+type RedisTls struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Enabled bool                   `protobuf:"varint,1,opt,name=enabled,proto3" json:"enabled,omitempty"`
+	// PEM files of a client certificate and its key. Both or neither.
+	CertificateFile string `protobuf:"bytes,2,opt,name=certificate_file,json=certificateFile,proto3" json:"certificate_file,omitempty"`
+	KeyFile         string `protobuf:"bytes,3,opt,name=key_file,json=keyFile,proto3" json:"key_file,omitempty"`
+	// PEM file of certificate authorities to trust in place of the system's.
+	CaCertificateFile string `protobuf:"bytes,4,opt,name=ca_certificate_file,json=caCertificateFile,proto3" json:"ca_certificate_file,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
+}
+
+func (x *RedisTls) Reset() {
+	*x = RedisTls{}
+	mi := &file_kascfg_kascfg_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RedisTls) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RedisTls) ProtoMessage() {}
+
+func (x *RedisTls) ProtoReflect() protoreflect.Message {
+	mi := &file_kascfg_kascfg_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RedisTls.ProtoReflect.Descriptor instead.
+func (*RedisTls) Descriptor() ([]byte, []int) {
+	return file_kascfg_kascfg_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *RedisTls) GetEnabled() bool {
+	if x != nil {
+		return x.Enabled
+	}
+	return false
+}
+
+func (x *RedisTls) GetCertificateFile() string {
+	if x != nil {
+		return x.CertificateFile
+	}
+	return ""
+}
+
+func (x *RedisTls) GetKeyFile() string {
+	if x != nil {
+		return x.KeyFile
+	}
+	return ""
+}
+
+func (x *RedisTls) GetCaCertificateFile() string {
+	if x != nil {
+		return x.CaCertificateFile
+	}
+	return ""
+}
+
+// PrivateApi is where replicas of kas reach this one. It is needed, and used, with redis.
+type PrivateApi struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// authentication_secret_file: file with the base64 of a secret that the replicas share,
+	// 32 bytes or more; needed with redis.
+	Listen *Listen `protobuf:"bytes,1,opt,name=listen,proto3" json:"listen,omitempty"`
+	// How replicas reach this one: grpc://HOST:PORT, or grpcs:// with a certificate. Default:
+	// the environment variable OWN_PRIVATE_API_URL, else listen.address where that names one
+	// address of this machine.
+	OwnUrl string `protobuf:"bytes,2,opt,name=own_url,json=ownUrl,proto3" json:"own_url,omitempty"`
+	// PEM file of certificate authorities to trust besides the system's when replicas are
+	// called by grpcs://.
+	CaCertificateFile string `protobuf:"bytes,3,opt,name=ca_certificate_file,json=caCertificateFile,proto3" json:"ca_certificate_file,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
+}
+
+func (x *PrivateApi) Reset() {
+	*x = PrivateApi{}
+	mi := &file_kascfg_kascfg_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PrivateApi) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PrivateApi) ProtoMessage() {}
+
+func (x *PrivateApi) ProtoReflect() protoreflect.Message {
+	mi := &file_kascfg_kascfg_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PrivateApi.ProtoReflect.Descriptor instead.
+func (*PrivateApi) Descriptor() ([]byte, []int) {
+	return file_kascfg_kascfg_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *PrivateApi) GetListen() *Listen {
+	if x != nil {
+		return x.Listen
+	}
+	return nil
+}
+
+func (x *PrivateApi) GetOwnUrl() string {
+	if x != nil {
+		return x.OwnUrl
+	}
+	return ""
+}
+
+func (x *PrivateApi) GetCaCertificateFile() string {
+	if x != nil {
+		return x.CaCertificateFile
+	}
+	return ""
+}
+
 // Gitlab is where RoR is.
 type Gitlab struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -120,7 +505,7 @@ type Gitlab struct {
 
 func (x *Gitlab) Reset() {
 	*x = Gitlab{}
-	mi := &file_kascfg_kascfg_proto_msgTypes[1]
+	mi := &file_kascfg_kascfg_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -132,7 +517,7 @@ func (x *Gitlab) String() string {
 func (*Gitlab) ProtoMessage() {}
 
 func (x *Gitlab) ProtoReflect() protoreflect.Message {
-	mi := &file_kascfg_kascfg_proto_msgTypes[1]
+	mi := &file_kascfg_kascfg_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -145,7 +530,7 @@ func (x *Gitlab) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Gitlab.ProtoReflect.Descriptor instead.
 func (*Gitlab) Descriptor() ([]byte, []int) {
-	return file_kascfg_kascfg_proto_rawDescGZIP(), []int{1}
+	return file_kascfg_kascfg_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Gitlab) GetAddress() string {
@@ -187,7 +572,7 @@ type TokenBucket struct {
 
 func (x *TokenBucket) Reset() {
 	*x = TokenBucket{}
-	mi := &file_kascfg_kascfg_proto_msgTypes[2]
+	mi := &file_kascfg_kascfg_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -199,7 +584,7 @@ func (x *TokenBucket) String() string {
 func (*TokenBucket) ProtoMessage() {}
 
 func (x *TokenBucket) ProtoReflect() protoreflect.Message {
-	mi := &file_kascfg_kascfg_proto_msgTypes[2]
+	mi := &file_kascfg_kascfg_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -212,7 +597,7 @@ func (x *TokenBucket) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokenBucket.ProtoReflect.Descriptor instead.
 func (*TokenBucket) Descriptor() ([]byte, []int) {
-	return file_kascfg_kascfg_proto_rawDescGZIP(), []int{2}
+	return file_kascfg_kascfg_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *TokenBucket) GetRefillRatePerSecond() float64 {
@@ -240,13 +625,18 @@ type Agent struct {
 	InfoCacheTtl *durationpb.Duration `protobuf:"bytes,4,opt,name=info_cache_ttl,json=infoCacheTtl,proto3" json:"info_cache_ttl,omitempty"`
 	// How long a refusal by RoR is believed. Default 1m.
 	InfoCacheErrorTtl *durationpb.Duration `protobuf:"bytes,5,opt,name=info_cache_error_ttl,json=infoCacheErrorTtl,proto3" json:"info_cache_error_ttl,omitempty"`
-	unknownFields     protoimpl.UnknownFields
-	sizeCache         protoimpl.SizeCache
+	// Unset: there is no Kubernetes API proxy.
+	KubernetesApi *KubernetesApi `protobuf:"bytes,6,opt,name=kubernetes_api,json=kubernetesApi,proto3" json:"kubernetes_api,omitempty"`
+	// Limit of streams and calls that the bearer of one agent token may begin. Default 50 a
+	// second, burst 500. Replicas that share a Redis count together.
+	TokenRateLimit *TokenBucket `protobuf:"bytes,7,opt,name=token_rate_limit,json=tokenRateLimit,proto3" json:"token_rate_limit,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *Agent) Reset() {
 	*x = Agent{}
-	mi := &file_kascfg_kascfg_proto_msgTypes[3]
+	mi := &file_kascfg_kascfg_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -258,7 +648,7 @@ func (x *Agent) String() string {
 func (*Agent) ProtoMessage() {}
 
 func (x *Agent) ProtoReflect() protoreflect.Message {
-	mi := &file_kascfg_kascfg_proto_msgTypes[3]
+	mi := &file_kascfg_kascfg_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -271,7 +661,7 @@ func (x *Agent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Agent.ProtoReflect.Descriptor instead.
 func (*Agent) Descriptor() ([]byte, []int) {
-	return file_kascfg_kascfg_proto_rawDescGZIP(), []int{3}
+	return file_kascfg_kascfg_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Agent) GetListen() *Listen {
@@ -309,13 +699,122 @@ func (x *Agent) GetInfoCacheErrorTtl() *durationpb.Duration {
 	return nil
 }
 
+func (x *Agent) GetKubernetesApi() *KubernetesApi {
+	if x != nil {
+		return x.KubernetesApi
+	}
+	return nil
+}
+
+func (x *Agent) GetTokenRateLimit() *TokenBucket {
+	if x != nil {
+		return x.TokenRateLimit
+	}
+	return nil
+}
+
+// KubernetesApi is the Kubernetes API proxy: people and CI jobs reach agents' clusters by
+// HTTP.
+type KubernetesApi struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Default of address: "127.0.0.1:8154".
+	Listen *Listen `protobuf:"bytes,1,opt,name=listen,proto3" json:"listen,omitempty"`
+	// Where the proxy begins, in the path of URLs. Default "/k8s-proxy/".
+	UrlPathPrefix string `protobuf:"bytes,2,opt,name=url_path_prefix,json=urlPathPrefix,proto3" json:"url_path_prefix,omitempty"`
+	// How long RoR's answer about who may reach which cluster is believed. Default 1m.
+	AllowedAgentCacheTtl *durationpb.Duration `protobuf:"bytes,3,opt,name=allowed_agent_cache_ttl,json=allowedAgentCacheTtl,proto3" json:"allowed_agent_cache_ttl,omitempty"`
+	// How long RoR's refusal is believed. Default 10s.
+	AllowedAgentCacheErrorTtl *durationpb.Duration `protobuf:"bytes,4,opt,name=allowed_agent_cache_error_ttl,json=allowedAgentCacheErrorTtl,proto3" json:"allowed_agent_cache_error_ttl,omitempty"`
+	// Limit of requests that one person or CI job may make. Default 100 a second, burst 1,000.
+	// Replicas that share a Redis count together.
+	UserRateLimit *TokenBucket `protobuf:"bytes,5,opt,name=user_rate_limit,json=userRateLimit,proto3" json:"user_rate_limit,omitempty"`
+	// Origins of pages whose scripts may make requests with the session cookie, for example
+	// "https://gitlab.example.com". Default: that of gitlab.address.
+	AllowedOrigins []string `protobuf:"bytes,6,rep,name=allowed_origins,json=allowedOrigins,proto3" json:"allowed_origins,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *KubernetesApi) Reset() {
+	*x = KubernetesApi{}
+	mi := &file_kascfg_kascfg_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *KubernetesApi) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*KubernetesApi) ProtoMessage() {}
+
+func (x *KubernetesApi) ProtoReflect() protoreflect.Message {
+	mi := &file_kascfg_kascfg_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use KubernetesApi.ProtoReflect.Descriptor instead.
+func (*KubernetesApi) Descriptor() ([]byte, []int) {
+	return file_kascfg_kascfg_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *KubernetesApi) GetListen() *Listen {
+	if x != nil {
+		return x.Listen
+	}
+	return nil
+}
+
+func (x *KubernetesApi) GetUrlPathPrefix() string {
+	if x != nil {
+		return x.UrlPathPrefix
+	}
+	return ""
+}
+
+func (x *KubernetesApi) GetAllowedAgentCacheTtl() *durationpb.Duration {
+	if x != nil {
+		return x.AllowedAgentCacheTtl
+	}
+	return nil
+}
+
+func (x *KubernetesApi) GetAllowedAgentCacheErrorTtl() *durationpb.Duration {
+	if x != nil {
+		return x.AllowedAgentCacheErrorTtl
+	}
+	return nil
+}
+
+func (x *KubernetesApi) GetUserRateLimit() *TokenBucket {
+	if x != nil {
+		return x.UserRateLimit
+	}
+	return nil
+}
+
+func (x *KubernetesApi) GetAllowedOrigins() []string {
+	if x != nil {
+		return x.AllowedOrigins
+	}
+	return nil
+}
+
 // Listen is where a server listens.
 type Listen struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Default "tcp".
 	Network string `protobuf:"bytes,1,opt,name=network,proto3" json:"network,omitempty"`
 	// Host and port. Default of agent.listen: "127.0.0.1:8150"; of api.listen:
-	// "127.0.0.1:8153"; of observability.listen: "127.0.0.1:8151". Port 0 takes a free one.
+	// "127.0.0.1:8153"; of observability.listen: "127.0.0.1:8151"; of private_api.listen:
+	// "127.0.0.1:8155". Port 0 takes a free one.
 	Address string `protobuf:"bytes,2,opt,name=address,proto3" json:"address,omitempty"`
 	// PEM files of the server's certificate and key. Both or neither; neither:
 	// plaintext, for use behind a proxy that ends TLS.
@@ -329,14 +828,19 @@ type Listen struct {
 	AuthenticationSecretFile string `protobuf:"bytes,6,opt,name=authentication_secret_file,json=authenticationSecretFile,proto3" json:"authentication_secret_file,omitempty"`
 	// For agent.listen: agents connect by WebSocket (ws:// and wss://), for load balancers
 	// that do not pass HTTP/2 on. Default: they connect by gRPC. Only one of the two.
-	Websocket     bool `protobuf:"varint,7,opt,name=websocket,proto3" json:"websocket,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Websocket bool `protobuf:"varint,7,opt,name=websocket,proto3" json:"websocket,omitempty"`
+	// For agent.listen: limit of new connections. Who comes when it is exhausted is turned
+	// away at once, and comes again: so agents that all come back at the same time do not
+	// keep kas from serving those that are there. A rate of 0: no limit. Default 500 a
+	// second, burst 1,000.
+	ConnectionRateLimit *TokenBucket `protobuf:"bytes,8,opt,name=connection_rate_limit,json=connectionRateLimit,proto3" json:"connection_rate_limit,omitempty"`
+	unknownFields       protoimpl.UnknownFields
+	sizeCache           protoimpl.SizeCache
 }
 
 func (x *Listen) Reset() {
 	*x = Listen{}
-	mi := &file_kascfg_kascfg_proto_msgTypes[4]
+	mi := &file_kascfg_kascfg_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -348,7 +852,7 @@ func (x *Listen) String() string {
 func (*Listen) ProtoMessage() {}
 
 func (x *Listen) ProtoReflect() protoreflect.Message {
-	mi := &file_kascfg_kascfg_proto_msgTypes[4]
+	mi := &file_kascfg_kascfg_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -361,7 +865,7 @@ func (x *Listen) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Listen.ProtoReflect.Descriptor instead.
 func (*Listen) Descriptor() ([]byte, []int) {
-	return file_kascfg_kascfg_proto_rawDescGZIP(), []int{4}
+	return file_kascfg_kascfg_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Listen) GetNetwork() string {
@@ -413,6 +917,13 @@ func (x *Listen) GetWebsocket() bool {
 	return false
 }
 
+func (x *Listen) GetConnectionRateLimit() *TokenBucket {
+	if x != nil {
+		return x.ConnectionRateLimit
+	}
+	return nil
+}
+
 // AgentConfiguration is how agents' configuration files are read.
 type AgentConfiguration struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -426,7 +937,7 @@ type AgentConfiguration struct {
 
 func (x *AgentConfiguration) Reset() {
 	*x = AgentConfiguration{}
-	mi := &file_kascfg_kascfg_proto_msgTypes[5]
+	mi := &file_kascfg_kascfg_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -438,7 +949,7 @@ func (x *AgentConfiguration) String() string {
 func (*AgentConfiguration) ProtoMessage() {}
 
 func (x *AgentConfiguration) ProtoReflect() protoreflect.Message {
-	mi := &file_kascfg_kascfg_proto_msgTypes[5]
+	mi := &file_kascfg_kascfg_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -451,7 +962,7 @@ func (x *AgentConfiguration) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AgentConfiguration.ProtoReflect.Descriptor instead.
 func (*AgentConfiguration) Descriptor() ([]byte, []int) {
-	return file_kascfg_kascfg_proto_rawDescGZIP(), []int{5}
+	return file_kascfg_kascfg_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *AgentConfiguration) GetPollPeriod() *durationpb.Duration {
@@ -491,7 +1002,7 @@ type Gitops struct {
 
 func (x *Gitops) Reset() {
 	*x = Gitops{}
-	mi := &file_kascfg_kascfg_proto_msgTypes[6]
+	mi := &file_kascfg_kascfg_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -503,7 +1014,7 @@ func (x *Gitops) String() string {
 func (*Gitops) ProtoMessage() {}
 
 func (x *Gitops) ProtoReflect() protoreflect.Message {
-	mi := &file_kascfg_kascfg_proto_msgTypes[6]
+	mi := &file_kascfg_kascfg_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -516,7 +1027,7 @@ func (x *Gitops) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Gitops.ProtoReflect.Descriptor instead.
 func (*Gitops) Descriptor() ([]byte, []int) {
-	return file_kascfg_kascfg_proto_rawDescGZIP(), []int{6}
+	return file_kascfg_kascfg_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Gitops) GetPollPeriod() *durationpb.Duration {
@@ -581,7 +1092,7 @@ type Gitaly struct {
 
 func (x *Gitaly) Reset() {
 	*x = Gitaly{}
-	mi := &file_kascfg_kascfg_proto_msgTypes[7]
+	mi := &file_kascfg_kascfg_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -593,7 +1104,7 @@ func (x *Gitaly) String() string {
 func (*Gitaly) ProtoMessage() {}
 
 func (x *Gitaly) ProtoReflect() protoreflect.Message {
-	mi := &file_kascfg_kascfg_proto_msgTypes[7]
+	mi := &file_kascfg_kascfg_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -606,7 +1117,7 @@ func (x *Gitaly) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Gitaly.ProtoReflect.Descriptor instead.
 func (*Gitaly) Descriptor() ([]byte, []int) {
-	return file_kascfg_kascfg_proto_rawDescGZIP(), []int{7}
+	return file_kascfg_kascfg_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Gitaly) GetGlobalApiRateLimit() *TokenBucket {
@@ -633,7 +1144,7 @@ type Api struct {
 
 func (x *Api) Reset() {
 	*x = Api{}
-	mi := &file_kascfg_kascfg_proto_msgTypes[8]
+	mi := &file_kascfg_kascfg_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -645,7 +1156,7 @@ func (x *Api) String() string {
 func (*Api) ProtoMessage() {}
 
 func (x *Api) ProtoReflect() protoreflect.Message {
-	mi := &file_kascfg_kascfg_proto_msgTypes[8]
+	mi := &file_kascfg_kascfg_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -658,7 +1169,7 @@ func (x *Api) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Api.ProtoReflect.Descriptor instead.
 func (*Api) Descriptor() ([]byte, []int) {
-	return file_kascfg_kascfg_proto_rawDescGZIP(), []int{8}
+	return file_kascfg_kascfg_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Api) GetListen() *Listen {
@@ -680,7 +1191,7 @@ type Observability struct {
 
 func (x *Observability) Reset() {
 	*x = Observability{}
-	mi := &file_kascfg_kascfg_proto_msgTypes[9]
+	mi := &file_kascfg_kascfg_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -692,7 +1203,7 @@ func (x *Observability) String() string {
 func (*Observability) ProtoMessage() {}
 
 func (x *Observability) ProtoReflect() protoreflect.Message {
-	mi := &file_kascfg_kascfg_proto_msgTypes[9]
+	mi := &file_kascfg_kascfg_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -705,7 +1216,7 @@ func (x *Observability) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Observability.ProtoReflect.Descriptor instead.
 func (*Observability) Descriptor() ([]byte, []int) {
-	return file_kascfg_kascfg_proto_rawDescGZIP(), []int{9}
+	return file_kascfg_kascfg_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Observability) GetListen() *Listen {
@@ -733,7 +1244,7 @@ type Logging struct {
 
 func (x *Logging) Reset() {
 	*x = Logging{}
-	mi := &file_kascfg_kascfg_proto_msgTypes[10]
+	mi := &file_kascfg_kascfg_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -745,7 +1256,7 @@ func (x *Logging) String() string {
 func (*Logging) ProtoMessage() {}
 
 func (x *Logging) ProtoReflect() protoreflect.Message {
-	mi := &file_kascfg_kascfg_proto_msgTypes[10]
+	mi := &file_kascfg_kascfg_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -758,7 +1269,7 @@ func (x *Logging) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Logging.ProtoReflect.Descriptor instead.
 func (*Logging) Descriptor() ([]byte, []int) {
-	return file_kascfg_kascfg_proto_rawDescGZIP(), []int{10}
+	return file_kascfg_kascfg_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Logging) GetLevel() string {
@@ -772,13 +1283,46 @@ var File_kascfg_kascfg_proto protoreflect.FileDescriptor
 
 const file_kascfg_kascfg_proto_rawDesc = "" +
 	"\n" +
-	"\x13kascfg/kascfg.proto\x12\x06kascfg\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\"\xec\x01\n" +
+	"\x13kascfg/kascfg.proto\x12\x06kascfg\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\"\xc6\x02\n" +
 	"\x11ConfigurationFile\x12.\n" +
 	"\x06gitlab\x18\x01 \x01(\v2\x0e.kascfg.GitlabB\x06\xbaH\x03\xc8\x01\x01R\x06gitlab\x12#\n" +
 	"\x05agent\x18\x02 \x01(\v2\r.kascfg.AgentR\x05agent\x12&\n" +
 	"\x06gitaly\x18\x03 \x01(\v2\x0e.kascfg.GitalyR\x06gitaly\x12\x1d\n" +
 	"\x03api\x18\x04 \x01(\v2\v.kascfg.ApiR\x03api\x12;\n" +
-	"\robservability\x18\x05 \x01(\v2\x15.kascfg.ObservabilityR\robservability\"\xf2\x01\n" +
+	"\robservability\x18\x05 \x01(\v2\x15.kascfg.ObservabilityR\robservability\x12#\n" +
+	"\x05redis\x18\x06 \x01(\v2\r.kascfg.RedisR\x05redis\x123\n" +
+	"\vprivate_api\x18\a \x01(\v2\x12.kascfg.PrivateApiR\n" +
+	"privateApi\"\xd2\x03\n" +
+	"\x05Redis\x12+\n" +
+	"\x06server\x18\x01 \x01(\v2\x13.kascfg.RedisServerR\x06server\x121\n" +
+	"\bsentinel\x18\x02 \x01(\v2\x15.kascfg.RedisSentinelR\bsentinel\x12,\n" +
+	"\anetwork\x18\x03 \x01(\tB\x12\xbaH\x0fr\rR\x00R\x03tcpR\x04unixR\anetwork\x12\x1a\n" +
+	"\busername\x18\x04 \x01(\tR\busername\x12#\n" +
+	"\rpassword_file\x18\x05 \x01(\tR\fpasswordFile\x12\"\n" +
+	"\x03tls\x18\x06 \x01(\v2\x10.kascfg.RedisTlsR\x03tls\x12%\n" +
+	"\x0edatabase_index\x18\a \x01(\rR\rdatabaseIndex\x12\x1d\n" +
+	"\n" +
+	"key_prefix\x18\b \x01(\tR\tkeyPrefix\x12F\n" +
+	"\fdial_timeout\x18\t \x01(\v2\x19.google.protobuf.DurationB\b\xbaH\x05\xaa\x01\x022\x00R\vdialTimeout\x12H\n" +
+	"\rwrite_timeout\x18\n" +
+	" \x01(\v2\x19.google.protobuf.DurationB\b\xbaH\x05\xaa\x01\x022\x00R\fwriteTimeout\"0\n" +
+	"\vRedisServer\x12!\n" +
+	"\aaddress\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\aaddress\"\x97\x01\n" +
+	"\rRedisSentinel\x12(\n" +
+	"\vmaster_name\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\n" +
+	"masterName\x12&\n" +
+	"\taddresses\x18\x02 \x03(\tB\b\xbaH\x05\x92\x01\x02\b\x01R\taddresses\x124\n" +
+	"\x16sentinel_password_file\x18\x03 \x01(\tR\x14sentinelPasswordFile\"\x9a\x01\n" +
+	"\bRedisTls\x12\x18\n" +
+	"\aenabled\x18\x01 \x01(\bR\aenabled\x12)\n" +
+	"\x10certificate_file\x18\x02 \x01(\tR\x0fcertificateFile\x12\x19\n" +
+	"\bkey_file\x18\x03 \x01(\tR\akeyFile\x12.\n" +
+	"\x13ca_certificate_file\x18\x04 \x01(\tR\x11caCertificateFile\"}\n" +
+	"\n" +
+	"PrivateApi\x12&\n" +
+	"\x06listen\x18\x01 \x01(\v2\x0e.kascfg.ListenR\x06listen\x12\x17\n" +
+	"\aown_url\x18\x02 \x01(\tR\x06ownUrl\x12.\n" +
+	"\x13ca_certificate_file\x18\x03 \x01(\tR\x11caCertificateFile\"\xf2\x01\n" +
 	"\x06Gitlab\x12\"\n" +
 	"\aaddress\x18\x01 \x01(\tB\b\xbaH\x05r\x03\x88\x01\x01R\aaddress\x12E\n" +
 	"\x1aauthentication_secret_file\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\x18authenticationSecretFile\x12.\n" +
@@ -787,13 +1331,22 @@ const file_kascfg_kascfg_proto_rawDesc = "" +
 	"\vTokenBucket\x12C\n" +
 	"\x16refill_rate_per_second\x18\x01 \x01(\x01B\x0e\xbaH\v\x12\t)\x00\x00\x00\x00\x00\x00\x00\x00R\x13refillRatePerSecond\x12\x1f\n" +
 	"\vbucket_size\x18\x02 \x01(\rR\n" +
-	"bucketSize\"\xba\x02\n" +
+	"bucketSize\"\xb7\x03\n" +
 	"\x05Agent\x12&\n" +
 	"\x06listen\x18\x01 \x01(\v2\x0e.kascfg.ListenR\x06listen\x12@\n" +
 	"\rconfiguration\x18\x02 \x01(\v2\x1a.kascfg.AgentConfigurationR\rconfiguration\x12&\n" +
 	"\x06gitops\x18\x03 \x01(\v2\x0e.kascfg.GitopsR\x06gitops\x12I\n" +
 	"\x0einfo_cache_ttl\x18\x04 \x01(\v2\x19.google.protobuf.DurationB\b\xbaH\x05\xaa\x01\x022\x00R\finfoCacheTtl\x12T\n" +
-	"\x14info_cache_error_ttl\x18\x05 \x01(\v2\x19.google.protobuf.DurationB\b\xbaH\x05\xaa\x01\x022\x00R\x11infoCacheErrorTtl\"\xb1\x02\n" +
+	"\x14info_cache_error_ttl\x18\x05 \x01(\v2\x19.google.protobuf.DurationB\b\xbaH\x05\xaa\x01\x022\x00R\x11infoCacheErrorTtl\x12<\n" +
+	"\x0ekubernetes_api\x18\x06 \x01(\v2\x15.kascfg.KubernetesApiR\rkubernetesApi\x12=\n" +
+	"\x10token_rate_limit\x18\a \x01(\v2\x13.kascfg.TokenBucketR\x0etokenRateLimit\"\x88\x03\n" +
+	"\rKubernetesApi\x12&\n" +
+	"\x06listen\x18\x01 \x01(\v2\x0e.kascfg.ListenR\x06listen\x12&\n" +
+	"\x0furl_path_prefix\x18\x02 \x01(\tR\rurlPathPrefix\x12Z\n" +
+	"\x17allowed_agent_cache_ttl\x18\x03 \x01(\v2\x19.google.protobuf.DurationB\b\xbaH\x05\xaa\x01\x022\x00R\x14allowedAgentCacheTtl\x12e\n" +
+	"\x1dallowed_agent_cache_error_ttl\x18\x04 \x01(\v2\x19.google.protobuf.DurationB\b\xbaH\x05\xaa\x01\x022\x00R\x19allowedAgentCacheErrorTtl\x12;\n" +
+	"\x0fuser_rate_limit\x18\x05 \x01(\v2\x13.kascfg.TokenBucketR\ruserRateLimit\x12'\n" +
+	"\x0fallowed_origins\x18\x06 \x03(\tR\x0eallowedOrigins\"\xfa\x02\n" +
 	"\x06Listen\x12\x18\n" +
 	"\anetwork\x18\x01 \x01(\tR\anetwork\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\x12)\n" +
@@ -801,7 +1354,8 @@ const file_kascfg_kascfg_proto_rawDesc = "" +
 	"\bkey_file\x18\x04 \x01(\tR\akeyFile\x12Q\n" +
 	"\x12max_connection_age\x18\x05 \x01(\v2\x19.google.protobuf.DurationB\b\xbaH\x05\xaa\x01\x022\x00R\x10maxConnectionAge\x12<\n" +
 	"\x1aauthentication_secret_file\x18\x06 \x01(\tR\x18authenticationSecretFile\x12\x1c\n" +
-	"\twebsocket\x18\a \x01(\bR\twebsocket\"\x99\x01\n" +
+	"\twebsocket\x18\a \x01(\bR\twebsocket\x12G\n" +
+	"\x15connection_rate_limit\x18\b \x01(\v2\x13.kascfg.TokenBucketR\x13connectionRateLimit\"\x99\x01\n" +
 	"\x12AgentConfiguration\x12D\n" +
 	"\vpoll_period\x18\x01 \x01(\v2\x19.google.protobuf.DurationB\b\xbaH\x05\xaa\x01\x022\x00R\n" +
 	"pollPeriod\x12=\n" +
@@ -838,48 +1392,69 @@ func file_kascfg_kascfg_proto_rawDescGZIP() []byte {
 	return file_kascfg_kascfg_proto_rawDescData
 }
 
-var file_kascfg_kascfg_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
+var file_kascfg_kascfg_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
 var file_kascfg_kascfg_proto_goTypes = []any{
 	(*ConfigurationFile)(nil),   // 0: kascfg.ConfigurationFile
-	(*Gitlab)(nil),              // 1: kascfg.Gitlab
-	(*TokenBucket)(nil),         // 2: kascfg.TokenBucket
-	(*Agent)(nil),               // 3: kascfg.Agent
-	(*Listen)(nil),              // 4: kascfg.Listen
-	(*AgentConfiguration)(nil),  // 5: kascfg.AgentConfiguration
-	(*Gitops)(nil),              // 6: kascfg.Gitops
-	(*Gitaly)(nil),              // 7: kascfg.Gitaly
-	(*Api)(nil),                 // 8: kascfg.Api
-	(*Observability)(nil),       // 9: kascfg.Observability
-	(*Logging)(nil),             // 10: kascfg.Logging
-	(*durationpb.Duration)(nil), // 11: google.protobuf.Duration
+	(*Redis)(nil),               // 1: kascfg.Redis
+	(*RedisServer)(nil),         // 2: kascfg.RedisServer
+	(*RedisSentinel)(nil),       // 3: kascfg.RedisSentinel
+	(*RedisTls)(nil),            // 4: kascfg.RedisTls
+	(*PrivateApi)(nil),          // 5: kascfg.PrivateApi
+	(*Gitlab)(nil),              // 6: kascfg.Gitlab
+	(*TokenBucket)(nil),         // 7: kascfg.TokenBucket
+	(*Agent)(nil),               // 8: kascfg.Agent
+	(*KubernetesApi)(nil),       // 9: kascfg.KubernetesApi
+	(*Listen)(nil),              // 10: kascfg.Listen
+	(*AgentConfiguration)(nil),  // 11: kascfg.AgentConfiguration
+	(*Gitops)(nil),              // 12: kascfg.Gitops
+	(*Gitaly)(nil),              // 13: kascfg.Gitaly
+	(*Api)(nil),                 // 14: kascfg.Api
+	(*Observability)(nil),       // 15: kascfg.Observability
+	(*Logging)(nil),             // 16: kascfg.Logging
+	(*durationpb.Duration)(nil), // 17: google.protobuf.Duration
 }
 var file_kascfg_kascfg_proto_depIdxs = []int32{
-	1,  // 0: kascfg.ConfigurationFile.gitlab:type_name -> kascfg.Gitlab
-	3,  // 1: kascfg.ConfigurationFile.agent:type_name -> kascfg.Agent
-	7,  // 2: kascfg.ConfigurationFile.gitaly:type_name -> kascfg.Gitaly
-	8,  // 3: kascfg.ConfigurationFile.api:type_name -> kascfg.Api
-	9,  // 4: kascfg.ConfigurationFile.observability:type_name -> kascfg.Observability
-	2,  // 5: kascfg.Gitlab.api_rate_limit:type_name -> kascfg.TokenBucket
-	4,  // 6: kascfg.Agent.listen:type_name -> kascfg.Listen
-	5,  // 7: kascfg.Agent.configuration:type_name -> kascfg.AgentConfiguration
-	6,  // 8: kascfg.Agent.gitops:type_name -> kascfg.Gitops
-	11, // 9: kascfg.Agent.info_cache_ttl:type_name -> google.protobuf.Duration
-	11, // 10: kascfg.Agent.info_cache_error_ttl:type_name -> google.protobuf.Duration
-	11, // 11: kascfg.Listen.max_connection_age:type_name -> google.protobuf.Duration
-	11, // 12: kascfg.AgentConfiguration.poll_period:type_name -> google.protobuf.Duration
-	11, // 13: kascfg.Gitops.poll_period:type_name -> google.protobuf.Duration
-	11, // 14: kascfg.Gitops.project_info_cache_ttl:type_name -> google.protobuf.Duration
-	11, // 15: kascfg.Gitops.project_info_cache_error_ttl:type_name -> google.protobuf.Duration
-	2,  // 16: kascfg.Gitaly.global_api_rate_limit:type_name -> kascfg.TokenBucket
-	2,  // 17: kascfg.Gitaly.per_server_api_rate_limit:type_name -> kascfg.TokenBucket
-	4,  // 18: kascfg.Api.listen:type_name -> kascfg.Listen
-	4,  // 19: kascfg.Observability.listen:type_name -> kascfg.Listen
-	10, // 20: kascfg.Observability.logging:type_name -> kascfg.Logging
-	21, // [21:21] is the sub-list for method output_type
-	21, // [21:21] is the sub-list for method input_type
-	21, // [21:21] is the sub-list for extension type_name
-	21, // [21:21] is the sub-list for extension extendee
-	0,  // [0:21] is the sub-list for field type_name
+	6,  // 0: kascfg.ConfigurationFile.gitlab:type_name -> kascfg.Gitlab
+	8,  // 1: kascfg.ConfigurationFile.agent:type_name -> kascfg.Agent
+	13, // 2: kascfg.ConfigurationFile.gitaly:type_name -> kascfg.Gitaly
+	14, // 3: kascfg.ConfigurationFile.api:type_name -> kascfg.Api
+	15, // 4: kascfg.ConfigurationFile.observability:type_name -> kascfg.Observability
+	1,  // 5: kascfg.ConfigurationFile.redis:type_name -> kascfg.Redis
+	5,  // 6: kascfg.ConfigurationFile.private_api:type_name -> kascfg.PrivateApi
+	2,  // 7: kascfg.Redis.server:type_name -> kascfg.RedisServer
+	3,  // 8: kascfg.Redis.sentinel:type_name -> kascfg.RedisSentinel
+	4,  // 9: kascfg.Redis.tls:type_name -> kascfg.RedisTls
+	17, // 10: kascfg.Redis.dial_timeout:type_name -> google.protobuf.Duration
+	17, // 11: kascfg.Redis.write_timeout:type_name -> google.protobuf.Duration
+	10, // 12: kascfg.PrivateApi.listen:type_name -> kascfg.Listen
+	7,  // 13: kascfg.Gitlab.api_rate_limit:type_name -> kascfg.TokenBucket
+	10, // 14: kascfg.Agent.listen:type_name -> kascfg.Listen
+	11, // 15: kascfg.Agent.configuration:type_name -> kascfg.AgentConfiguration
+	12, // 16: kascfg.Agent.gitops:type_name -> kascfg.Gitops
+	17, // 17: kascfg.Agent.info_cache_ttl:type_name -> google.protobuf.Duration
+	17, // 18: kascfg.Agent.info_cache_error_ttl:type_name -> google.protobuf.Duration
+	9,  // 19: kascfg.Agent.kubernetes_api:type_name -> kascfg.KubernetesApi
+	7,  // 20: kascfg.Agent.token_rate_limit:type_name -> kascfg.TokenBucket
+	10, // 21: kascfg.KubernetesApi.listen:type_name -> kascfg.Listen
+	17, // 22: kascfg.KubernetesApi.allowed_agent_cache_ttl:type_name -> google.protobuf.Duration
+	17, // 23: kascfg.KubernetesApi.allowed_agent_cache_error_ttl:type_name -> google.protobuf.Duration
+	7,  // 24: kascfg.KubernetesApi.user_rate_limit:type_name -> kascfg.TokenBucket
+	17, // 25: kascfg.Listen.max_connection_age:type_name -> google.protobuf.Duration
+	7,  // 26: kascfg.Listen.connection_rate_limit:type_name -> kascfg.TokenBucket
+	17, // 27: kascfg.AgentConfiguration.poll_period:type_name -> google.protobuf.Duration
+	17, // 28: kascfg.Gitops.poll_period:type_name -> google.protobuf.Duration
+	17, // 29: kascfg.Gitops.project_info_cache_ttl:type_name -> google.protobuf.Duration
+	17, // 30: kascfg.Gitops.project_info_cache_error_ttl:type_name -> google.protobuf.Duration
+	7,  // 31: kascfg.Gitaly.global_api_rate_limit:type_name -> kascfg.TokenBucket
+	7,  // 32: kascfg.Gitaly.per_server_api_rate_limit:type_name -> kascfg.TokenBucket
+	10, // 33: kascfg.Api.listen:type_name -> kascfg.Listen
+	10, // 34: kascfg.Observability.listen:type_name -> kascfg.Listen
+	16, // 35: kascfg.Observability.logging:type_name -> kascfg.Logging
+	36, // [36:36] is the sub-list for method output_type
+	36, // [36:36] is the sub-list for method input_type
+	36, // [36:36] is the sub-list for extension type_name
+	36, // [36:36] is the sub-list for extension extendee
+	0,  // [0:36] is the sub-list for field type_name
 }
 
 func init() { file_kascfg_kascfg_proto_init() }
@@ -893,7 +1468,7 @@ func file_kascfg_kascfg_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_kascfg_kascfg_proto_rawDesc), len(file_kascfg_kascfg_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   11,
+			NumMessages:   17,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

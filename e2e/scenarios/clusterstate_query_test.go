@@ -239,7 +239,7 @@ func TestClusterState_OfAnAgentThatIsAway(t *testing.T) {
 	get := &railsrpc.ClusterGetRequest{
 		AgentId: f.Agent.ID, Request: &clusterstate.GetRequest{Resource: core("configmaps"), Namespace: f.Name, Name: "a"},
 	}
-	short, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+	short, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 	defer cancel()
 	_, err := state.Client.Get(short, get)
 	if err := isCode(err, codes.Unavailable, fmt.Sprintf("agent %d", f.Agent.ID), "not connected"); err != nil {

@@ -36,7 +36,7 @@ func (d took) p50() float64 {
 // same two processes.
 func BenchmarkTunnel_Unary(b *testing.B) {
 	for _, with := range transports {
-		b.Run(with.scheme, func(b *testing.B) {
+		b.Run(with.name(), func(b *testing.B) {
 			tunnel, bare := twoProcesses(b, with)
 			var through, direct took
 			for range 500 { // both are warm then
@@ -62,11 +62,12 @@ func BenchmarkTunnel_Unary(b *testing.B) {
 
 // BenchmarkTunnel_BulkBesideSmall is small RPCs through the tunnel: alone, while a bulk
 // transfer goes on through it, and while one goes on between the same processes but beside
-// it, which tells how much of the delay is the processors'. They take turns.
+// it, which tells how much of the delay is the processors'. They take turns. By way of another
+// kas one process does the work of two, and two processors are full: give it four.
 func BenchmarkTunnel_BulkBesideSmall(b *testing.B) {
 	const rounds, each = 8, 250 * time.Millisecond
 	for _, with := range transports {
-		b.Run(with.scheme, func(b *testing.B) {
+		b.Run(with.name(), func(b *testing.B) {
 			tunnel, bare := twoProcesses(b, with)
 			for b.Loop() { // it is measured once
 			}
@@ -128,7 +129,7 @@ func bulk(ctx context.Context, client testgrpc.TestServiceClient) (n int64) {
 // BenchmarkTunnel_Throughput is one download of 64 MiB through the tunnel, and bare.
 func BenchmarkTunnel_Throughput(b *testing.B) {
 	for _, with := range transports {
-		b.Run(with.scheme, func(b *testing.B) {
+		b.Run(with.name(), func(b *testing.B) {
 			tunnel, bare := twoProcesses(b, with)
 			spent := map[string]time.Duration{}
 			rounds := 0

@@ -31,6 +31,7 @@ import (
 	"github.com/kas-agentk/kas/internal/grpctool"
 	"github.com/kas-agentk/kas/internal/retry"
 	"github.com/kas-agentk/kas/internal/testkit"
+	"github.com/kas-agentk/kas/internal/tunnelwire"
 	"github.com/kas-agentk/kas/internal/wstransport"
 	kasend "github.com/kas-agentk/kas/kas/tunnel"
 )
@@ -44,15 +45,30 @@ const (
 type transport struct {
 	scheme            string
 	secure, webSocket bool
+	// elsewhere: who asks, asks another kas than the one that the agent is connected to.
+	elsewhere bool
 }
 
-var transports = []transport{{"grpc", false, false}, {"grpcs", true, false}, {"ws", false, true}, {"wss", true, true}}
+var transports = []transport{
+	{"grpc", false, false, false},
+	{"grpcs", true, false, false},
+	{"ws", false, true, false},
+	{"wss", true, true, false},
+	{"grpc", false, false, true},
+}
+
+func (t transport) name() string {
+	if t.elsewhere {
+		return t.scheme + " by way of another kas"
+	}
+	return t.scheme
+}
 
 // over runs a test over every transport, with a rig of its own each.
 func over(t *testing.T, s *service, test func(t *testing.T, r *rig)) {
 	t.Helper()
 	for _, with := range transports {
-		t.Run(with.scheme, func(t *testing.T) {
+		t.Run(with.name(), func(t *testing.T) {
 			r := newRig(t, with)
 			r.connect(s)
 			test(t, r)
@@ -133,7 +149,7 @@ func newRig(tb testing.TB, with transport) *rig {
 	if cfg != nil && !with.webSocket {
 		creds = credentials.NewTLS(cfg)
 	}
-	r.server = grpc.NewServer(grpc.Creds(creds), grpc.MaxRecvMsgSize(grpctool.MaxMessageSize), grpc.MaxConcurrentStreams(5000),
+	r.server = grpc.NewServer(grpc.Creds(creds), grpc.ForceServerCodecV2(tunnelwire.Codec()), grpc.MaxRecvMsgSize(grpctool.MaxMessageSize), grpc.MaxConcurrentStreams(5000),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: grpctool.MinPingInterval, PermitWithoutStream: true}))
 	agentrpc.RegisterReverseTunnelServer(r.server, r.kas)
 	var g errgroup.Group
@@ -143,12 +159,20 @@ func newRig(tb testing.TB, with transport) *rig {
 		g.Go(func() error { return upgraded.Run(context.WithoutCancel(tb.Context())) })
 		l = upgraded
 	}
+	var others *neighbour
+	if with.elsewhere {
+		others = newNeighbour(tb, r.kas)
+		r.client = testgrpc.NewTestServiceClient(others.kas.Conn(agentID))
+	}
 	g.Go(func() error { return r.server.Serve(l) })
 	g.Go(func() error { return r.kas.Run(ctx) })
 	r.drain = sync.OnceFunc(func() {
 		cancel()
 		r.server.GracefulStop()
 		require.NoError(tb, g.Wait())
+		if others != nil {
+			others.drain()
+		}
 	})
 	tb.Cleanup(func() {
 		r.leave()
@@ -168,8 +192,8 @@ func certificates() (server, client *tls.Config) {
 		&tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}
 }
 
-// connect starts the agent's end, and waits for it.
-func (r *rig) connect(s *service) {
+// connect starts the agent's end, with further services, and waits for it.
+func (r *rig) connect(s *service, more ...func(grpc.ServiceRegistrar)) {
 	r.tb.Helper()
 	conn, err := r.newConn()
 	require.NoError(r.tb, err)
@@ -185,6 +209,9 @@ func (r *rig) connect(s *service) {
 		Refused: quick,
 	})
 	testgrpc.RegisterTestServiceServer(agent, s)
+	for _, register := range more {
+		register(agent)
+	}
 	ctx, cancel := context.WithCancel(context.WithoutCancel(r.tb.Context()))
 	ran := make(chan error, 1)
 	go func() { ran <- agent.Run(ctx) }()

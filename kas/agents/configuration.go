@@ -90,7 +90,10 @@ func check(cfg *agentcfg.ConfigurationFile) *mistake {
 			}
 		}
 	}
-	return checkPreload(cfg.GetClusterState().GetPreload())
+	if mistake := checkPreload(cfg.GetClusterState().GetPreload()); mistake != nil {
+		return mistake
+	}
+	return checkServices(cfg.GetKubernetesApi().GetServices())
 }
 
 // WithDefaults returns a copy of a configuration in which every manifest project says

@@ -111,6 +111,34 @@ func TestParseConfiguration_NamesTheMistake(t *testing.T) {
 			"cluster_state:\n  idle_timeout: -1s\n",
 			`c.yaml:2: cluster_state.idle_timeout: `,
 		},
+		"a Service in no namespace": {
+			"kubernetes_api:\n  services:\n  - namespace: a\n    name: b\n  - name: b\n",
+			`c.yaml:5: kubernetes_api.services[1].namespace: value length must be at least 1 characters`,
+		},
+		"a Service of a namespace that cannot be": {
+			"kubernetes_api:\n  services:\n  - namespace: a/b\n    name: c\n",
+			`c.yaml:3: namespace "a/b" is no namespace's name: `,
+		},
+		"a Service and its port in one": {
+			"kubernetes_api:\n  services:\n  - namespace: a\n    name: b:http\n",
+			`c.yaml:4: name "b:http" is no Service's name: `,
+		},
+		"a port that there cannot be": {
+			"kubernetes_api:\n  services:\n  - {namespace: a, name: b, port: '80'}\n  - namespace: a\n    name: b\n    port: '65536'\n",
+			`c.yaml:6: port "65536" is none: a number must be between 1 and 65535, inclusive`,
+		},
+		"a port that is written strangely": {
+			"kubernetes_api:\n  services:\n  - {namespace: a, name: b, port: '080'}\n",
+			`c.yaml:3: port "080" is none: write 80`,
+		},
+		"a port with its protocol": {
+			"kubernetes_api:\n  services:\n  - {namespace: a, name: b, port: http/tcp}\n",
+			`c.yaml:3: port "http/tcp" is none: write its number, its name, or nothing for each port of the Service`,
+		},
+		"a Service that is there twice": {
+			"kubernetes_api:\n  services:\n  - {namespace: a, name: b, port: http}\n  - {namespace: a, name: b}\n  - namespace: a\n    port: http\n    name: b\n",
+			`c.yaml:7: b in namespace a is there twice in services, as number 1 and number 3: leave one out`,
+		},
 		"a chart's namespace that cannot be": {
 			"gitops:\n  manifest_projects:\n  - id: a/b\n    paths:\n    - helm:\n        chart: web\n        namespace: Web\n",
 			`c.yaml:7: helm.namespace "Web" is no namespace's name`,

@@ -19,8 +19,9 @@ import (
 // Registry lists the agents that are connected to this kas: one entry for each process of
 // an agent, however many streams it has open.
 type Registry struct {
-	clock clock.PassiveClock
-	gauge prometheus.Gauge
+	clock   clock.PassiveClock
+	gauge   prometheus.Gauge
+	changed func(agentID int64)
 
 	mu      sync.Mutex
 	byAgent map[int64]map[int64]*connection // agent ID, instance ID
@@ -31,10 +32,14 @@ type connection struct {
 	agent   *railsrpc.ConnectedAgent // never changed, replaced
 }
 
-// NewRegistry returns an empty registry.
-func NewRegistry(c clock.PassiveClock, registerer prometheus.Registerer) (*Registry, error) {
+// NewRegistry returns an empty registry. changed, unless nil, is called when what Connected
+// returns of an agent has changed; it must not block, nor call the Registry.
+func NewRegistry(c clock.PassiveClock, changed func(agentID int64), registerer prometheus.Registerer) (*Registry, error) {
+	if changed == nil {
+		changed = func(int64) {}
+	}
 	r := &Registry{
-		clock: c,
+		clock: c, changed: changed,
 		gauge: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "kas_connected_agents",
 			Help: "Agent processes that are connected.",
@@ -75,6 +80,7 @@ func (r *Registry) add(info gitlabapi.AgentInfo, meta *agentrpc.AgentMeta) (remo
 	}
 	c.streams++
 	c.agent = entry
+	r.changed(info.AgentID)
 	return func() { r.remove(info.AgentID, meta.GetInstanceId()) }
 }
 
@@ -101,6 +107,7 @@ func (r *Registry) remove(agentID, instanceID int64) {
 	if len(r.byAgent[agentID]) == 0 {
 		delete(r.byAgent, agentID)
 	}
+	r.changed(agentID)
 }
 
 // Connected lists the connections of these agents (none given: of all), ordered by agent

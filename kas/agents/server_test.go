@@ -137,7 +137,7 @@ func newHouse(t *testing.T) *house {
 	h := &house{rails: newFakeRails(), files: &fakeFiles{contents: map[string]string{}}, status: &fakeStatus{}}
 	access, clock := newAccess(t, h.rails)
 	h.clock = clock
-	registry, err := NewRegistry(clock, prometheus.NewRegistry())
+	registry, err := NewRegistry(clock, nil, prometheus.NewRegistry())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -467,7 +467,7 @@ func TestWatch_EndsWhenTheTokenIsRevoked(t *testing.T) {
 }
 
 func TestRegistry_AnswersWhatIsAsked(t *testing.T) {
-	registry, err := NewRegistry(clocktesting.NewFakeClock(epoch), prometheus.NewRegistry())
+	registry, err := NewRegistry(clocktesting.NewFakeClock(epoch), nil, prometheus.NewRegistry())
 	if err != nil {
 		t.Fatal(err)
 	}

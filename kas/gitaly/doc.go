@@ -10,6 +10,7 @@
 //
 //	refs.Follow(ctx, repo, ref, period, func(gitrepo.Revision)) error
 //	refs.Poke(func(gitlabapi.GitalyRepository) bool) // poll these now
+//	refs.Heard(message) // told by a replica
 //	refs.Lookup(ctx, repo, ref) (gitrepo.Revision, error) // ask once
 //	content.Files(ctx, repo, commitID) ([]gitrepo.File, error)
 //	content.Blobs(ctx, repo, oids, maxSize, func(oid string, data []byte, size int64) error) error
@@ -20,6 +21,11 @@
 //     follow it; it polls at the shortest period that its followers ask for. It
 //     starts with the first follower and has ended when the last Follow returns:
 //     whoever waits for its own calls of Follow leaves no goroutine behind.
+//   - Of replicas that act as one (Replicas), one polls a ref; the others poll it when
+//     they begin to follow it, when they are told that it moved, and now and then.
+//     What they are told says only that it is time to ask Gitaly: a commit that
+//     others name is never believed. Where it is not known who polls, or who polls
+//     cannot see, each does.
 //   - A poll is one SmartHTTPService.InfoRefsUploadPack. Nothing else is asked of
 //     Gitaly while the ref stays where it is. A commit needs no poll: it is looked
 //     up once.

@@ -45,11 +45,14 @@ func (f *follower) offer(revision gitrepo.Revision) {
 type poller struct {
 	refs   *Refs
 	key    refKey
+	name   string
 	cancel context.CancelFunc
 	done   chan struct{}
 	wake   chan struct{}
+	doubts chan struct{}
 
 	// Owned by run.
+	turn       Turn
 	failures   int
 	commitID   string
 	detectedAt time.Time
@@ -59,15 +62,22 @@ type poller struct {
 	followers map[*follower]struct{}
 	period    time.Duration
 	latest    *gitrepo.Revision
+	// state is what the last poll that did not fail found: a commit, or troubled; heard is
+	// the state that another replica told last. Empty: none yet.
+	state, heard string
+	// blind: the others have been told that polls fail.
+	blind bool
 }
 
 func newPoller(refs *Refs, key refKey, repo gitrepo.Repository) *poller {
 	return &poller{
 		refs:      refs,
 		key:       key,
+		name:      key.name(),
 		repo:      repo,
 		done:      make(chan struct{}),
 		wake:      make(chan struct{}, 1),
+		doubts:    make(chan struct{}, 1),
 		followers: make(map[*follower]struct{}),
 	}
 }
@@ -119,6 +129,8 @@ func (p *poller) repository() gitrepo.Repository {
 
 func (p *poller) run(ctx context.Context) {
 	defer close(p.done)
+	p.turn = p.takeTurn(ctx)
+	defer p.turn.End()
 	for {
 		began := p.refs.clock.Now()
 		p.poll(ctx)
@@ -129,14 +141,8 @@ func (p *poller) run(ctx context.Context) {
 			<-ctx.Done()
 			return
 		}
-		timer := p.refs.clock.NewTimer(p.wait(p.refs.clock.Since(began)))
-		select {
-		case <-ctx.Done():
-			timer.Stop()
+		if !p.pause(ctx.Done(), p.refs.clock.Since(began)) {
 			return
-		case <-p.wake:
-			timer.Stop()
-		case <-timer.C():
 		}
 	}
 }
@@ -146,11 +152,15 @@ func (p *poller) settled() bool {
 	return p.key.ref.Commit != "" && p.commitID != ""
 }
 
-// wait returns how long to wait until the next poll, after one that took so long.
-func (p *poller) wait(took time.Duration) time.Duration {
+// wait returns how long to wait until the next poll, after one that took so long. leave:
+// polling is left to another replica.
+func (p *poller) wait(took time.Duration, leave bool) time.Duration {
 	p.mu.Lock()
 	wait := p.period
 	p.mu.Unlock()
+	if leave {
+		wait *= safety
+	}
 	if p.failures > 0 {
 		const maxShift = 16
 		took = 0 // it may be overloaded
@@ -174,6 +184,9 @@ func (p *poller) poll(ctx context.Context) {
 	case gitrepo.IsPassing(err):
 		p.failures++
 		p.refs.polls.WithLabelValues("error").Inc()
+		if p.failures >= patience {
+			p.failed()
+		}
 		if p.failures >= patience || p.unseen() {
 			p.publish(gitrepo.Revision{Ref: ref, Problem: err})
 		}
@@ -181,12 +194,14 @@ func (p *poller) poll(ctx context.Context) {
 	case err != nil:
 		result = "problem"
 		p.commitID = ""
+		p.found(troubled)
 		p.publish(gitrepo.Revision{Ref: ref, Problem: err})
 	default:
 		if commitID != p.commitID {
 			result = "moved"
 			p.commitID, p.detectedAt = commitID, p.refs.clock.Now()
 		}
+		p.found(commitID)
 		p.publish(gitrepo.Revision{Ref: ref, CommitID: commitID, DetectedAt: p.detectedAt})
 	}
 	p.failures = 0

@@ -20,17 +20,20 @@ const DefaultPollTimeout = 15 * time.Second
 type RefsConfig struct {
 	// PollTimeout is how long one poll may take. Zero: DefaultPollTimeout.
 	PollTimeout time.Duration
+	// Replicas poll each ref once between them. Nil: this kas is alone.
+	Replicas Replicas
 	// Clock. Nil: the real one.
 	Clock clock.WithTicker
 }
 
 // Refs follows refs. It is safe for concurrent use.
 type Refs struct {
-	pool    *Pool
-	timeout time.Duration
-	clock   clock.WithTicker
-	polls   *prometheus.CounterVec
-	running prometheus.Gauge
+	pool     *Pool
+	timeout  time.Duration
+	clock    clock.WithTicker
+	replicas Replicas
+	polls    *prometheus.CounterVec
+	running  prometheus.Gauge
 
 	mu      sync.Mutex
 	pollers map[refKey]*poller
@@ -62,10 +65,11 @@ func NewRefs(config RefsConfig, pool *Pool, registerer prometheus.Registerer) *R
 	}
 	metrics := promauto.With(registerer)
 	return &Refs{
-		pool:    pool,
-		timeout: config.PollTimeout,
-		clock:   config.Clock,
-		pollers: make(map[refKey]*poller),
+		pool:     pool,
+		timeout:  config.PollTimeout,
+		clock:    config.Clock,
+		replicas: config.Replicas,
+		pollers:  make(map[refKey]*poller),
 		polls: metrics.NewCounterVec(prometheus.CounterOpts{
 			Name: "kas_gitaly_polls_total",
 			Help: "Polls of refs, by result: moved, unmoved, problem (a person must act) or error (may pass).",

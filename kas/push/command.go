@@ -73,6 +73,13 @@ func (b *book) remove(s *stream) {
 	b.open[key] = rest
 }
 
+// has tells whether there is one.
+func (b *book) has(key streamKey) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return len(b.open[key]) > 0
+}
+
 // find returns the newest stream and an ID for a question on it.
 func (b *book) find(key streamKey) (s *stream, id string, err error) {
 	b.mu.Lock()
@@ -173,6 +180,12 @@ func (s *stream) answered(id string, answer *agentrpc.ConnectRequest) {
 		delete(s.waiting, id)
 		close(box)
 	}
+}
+
+// Follows tells whether an agent has a stream open here for a project, which is named as its
+// configuration does.
+func (s *Server) Follows(agentID int64, projectID string) bool {
+	return s.book.has(streamKey{agentID, projectID})
 }
 
 // Command has an agent do what a person wants of one of its projects, which is named as

@@ -147,6 +147,8 @@ type call struct {
 	query url.Values
 	// token of the agent on whose behalf kas asks; or empty.
 	token string
+	// jobToken of the CI job on whose behalf kas asks; or empty.
+	jobToken string
 	// body is JSON; or nil.
 	body []byte
 	// into takes the answer; nil where none is expected.
@@ -209,6 +211,9 @@ func (c *Client) request(ctx context.Context, what call) (*http.Request, error) 
 	request.Header.Set("User-Agent", "kas/"+version.Version)
 	if what.token != "" {
 		request.Header.Set("Authorization", "Bearer "+what.token)
+	}
+	if what.jobToken != "" {
+		request.Header.Set(gitlabapi.JobTokenHeader, what.jobToken)
 	}
 	if what.body != nil {
 		request.Header.Set("Content-Type", "application/json")

@@ -54,7 +54,7 @@ func railsWith(t *testing.T, handler http.HandlerFunc) *Client {
 // noted is what a request said.
 type noted struct {
 	Method, URI, Authorization, ContentType string
-	Body                                    string
+	Body, JobToken                          string
 }
 
 func TestPostSyncStatus_TellsAMissingEndpointFromAMissingAgent(t *testing.T) {
@@ -113,6 +113,28 @@ func TestClient_AsksAsGitLabWantsIt(t *testing.T) {
 				Body: `{"agent_id":7,"agent_config":{"gitops":{"manifest_projects":[{"id":"a/b","default_namespace":"ns"}]}}}`,
 			},
 		},
+		"as whom a person reaches a cluster": {
+			func(ctx context.Context, c *Client) (any, error) {
+				return c.AuthorizeProxyUser(ctx, gitlabapi.ProxyUserRequest{AgentID: 7, AccessType: gitlabapi.AccessSessionCookie, AccessKey: "k", CSRFToken: "c"})
+			},
+			gitlabapi.ProxyUser{
+				Agent: gitlabapi.ConfiguredAgent{ID: 7, ConfigProject: gitlabapi.Numbered{ID: 3}}, User: gitlabapi.User{ID: 5, Username: "alice"},
+				AccessAs: gitlabapi.ProxyAccessAs{User: &gitlabapi.UserGrants{Projects: []gitlabapi.Grant{{ID: 3, Roles: []string{"developer"}}}, Groups: []gitlabapi.Grant{}}},
+			},
+			noted{
+				Method: "POST", URI: "/api/v4/internal/kubernetes/authorize_proxy_user", ContentType: "application/json",
+				Body: `{"agent_id":7,"access_type":"session_cookie","access_key":"k","csrf_token":"c"}`,
+			},
+		},
+		"which clusters a CI job may reach": {
+			func(ctx context.Context, c *Client) (any, error) { return c.AllowedAgents(ctx, "job-token") },
+			gitlabapi.AllowedAgents{
+				AllowedAgents: []gitlabapi.AllowedAgent{{ID: 7, ConfigProject: gitlabapi.Numbered{ID: 3}, Configuration: json.RawMessage(`{"access_as":{"ci_job":{}}}`)}},
+				Job:           gitlabapi.Numbered{ID: 1}, Pipeline: gitlabapi.Numbered{ID: 2}, User: gitlabapi.User{ID: 5, Username: "alice"},
+				Project: gitlabapi.JobProject{ID: 4, Groups: []gitlabapi.Numbered{{ID: 8}}}, Environment: &gitlabapi.Environment{Slug: "prod", Tier: "production"},
+			},
+			noted{Method: "GET", URI: "/api/v4/job/allowed_agents", JobToken: "job-token"},
+		},
 		"a status": {
 			func(ctx context.Context, c *Client) (any, error) {
 				return nil, c.PostSyncStatus(ctx, &syncstatus.Update{AgentId: 7, Update: &syncstatus.Update_RemovedProjectId{RemovedProjectId: "a/b"}})
@@ -128,7 +150,7 @@ func TestClient_AsksAsGitLabWantsIt(t *testing.T) {
 			var got noted
 			client := railsWith(t, func(w http.ResponseWriter, r *http.Request) {
 				body, _ := io.ReadAll(r.Body)
-				got = noted{r.Method, r.URL.RequestURI(), r.Header.Get("Authorization"), r.Header.Get("Content-Type"), compact(t, body)}
+				got = noted{r.Method, r.URL.RequestURI(), r.Header.Get("Authorization"), r.Header.Get("Content-Type"), compact(t, body), r.Header.Get("Job-Token")}
 				if err := jwtauth.Verify(secret, r.Header.Get("Gitlab-Kas-Api-Request"), "gitlab-kas", "gitlab", time.Now()); err != nil {
 					t.Error(err)
 				}

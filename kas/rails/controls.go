@@ -72,7 +72,7 @@ func (s *syncStatus) Diff(req *railsrpc.DiffRequest, stream grpc.ServerStreaming
 		return err
 	}
 	err := s.controls.Compare(stream.Context(), req.GetAgentId(), req.GetProjectId(), req.GetRef(), req.GetBy(), stream.Send)
-	return s.explain(req, err)
+	return s.explain(stream.Context(), req, err)
 }
 
 func (s *syncStatus) command(ctx context.Context, req asked, command *agentrpc.Command) error {
@@ -80,18 +80,18 @@ func (s *syncStatus) command(ctx context.Context, req asked, command *agentrpc.C
 		return err
 	}
 	command.By = req.GetBy()
-	return s.explain(req, s.controls.Command(ctx, req.GetAgentId(), req.GetProjectId(), command))
+	return s.explain(ctx, req, s.controls.Command(ctx, req.GetAgentId(), req.GetProjectId(), command))
 }
 
 // explain tells an agent that does not follow the project, though it is connected, from
 // one that is not connected.
-func (s *syncStatus) explain(req asked, err error) error {
+func (s *syncStatus) explain(ctx context.Context, req asked, err error) error {
 	if status.Code(err) != codes.Unavailable {
 		return err
 	}
-	statuses, _ := s.statuses.List(req.GetAgentId())
+	statuses, _ := s.statuses.List(ctx, req.GetAgentId())
 	known := slices.ContainsFunc(statuses, func(p *syncstatus.ProjectStatus) bool { return p.GetProjectId() == req.GetProjectId() })
-	if known || len(s.agents.Connected([]int64{req.GetAgentId()}, nil)) == 0 {
+	if known || len(s.agents.Connected(ctx, []int64{req.GetAgentId()}, nil)) == 0 {
 		return err
 	}
 	return status.Errorf(codes.NotFound, "agent %d does not follow project %q", req.GetAgentId(), req.GetProjectId())

@@ -7,7 +7,9 @@
 //
 // Auth, AgentTracker and SyncStatus answer RoR's gRPC calls: every call but health checks
 // and reflection must bear a token that RoR signed. What they answer comes from small
-// interfaces, declared here.
+// interfaces, declared here. Of several kas that act as one RoR may ask and tell any:
+// Everywhere hands commands to the one with the agent's stream, which does not hand them on,
+// and Notifications are told to all others.
 //
 // Nothing in this package starts a goroutine or logs.
 package rails

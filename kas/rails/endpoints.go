@@ -38,6 +38,27 @@ func (c *Client) ProjectInfo(ctx context.Context, token, id string) (gitlabapi.P
 	return info, err
 }
 
+// AuthorizeProxyUser asks whether a person may reach an agent's cluster, and as whom.
+// ErrUnauthorized: what the person came with is no good; ErrForbidden, ErrNotFound: the
+// person may not use this agent, or there is none.
+func (c *Client) AuthorizeProxyUser(ctx context.Context, request gitlabapi.ProxyUserRequest) (gitlabapi.ProxyUser, error) {
+	var user gitlabapi.ProxyUser
+	body, err := json.Marshal(request) //nolint:gosec // RoR is to see the credential
+	if err != nil {
+		return user, fmt.Errorf("encode what a person came with to reach agent %d: %w", request.AgentID, err)
+	}
+	err = c.do(ctx, call{method: http.MethodPost, path: gitlabapi.PathAuthorizeProxyUser, body: body, into: &user})
+	return user, err
+}
+
+// AllowedAgents asks which clusters the CI job that a token belongs to may reach.
+// ErrUnauthorized: the token is no good, or its job is over.
+func (c *Client) AllowedAgents(ctx context.Context, jobToken string) (gitlabapi.AllowedAgents, error) {
+	var allowed gitlabapi.AllowedAgents
+	err := c.do(ctx, call{method: http.MethodGet, path: gitlabapi.PathAllowedAgents, jobToken: jobToken, into: &allowed})
+	return allowed, err
+}
+
 // PostAgentConfiguration tells RoR the configuration that an agent has now.
 func (c *Client) PostAgentConfiguration(ctx context.Context, agentID int64, cfg *agentcfg.ConfigurationFile) error {
 	what := call{method: http.MethodPost, path: gitlabapi.PathAgentConfiguration}

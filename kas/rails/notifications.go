@@ -7,6 +7,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/kas-agentk/kas/api/railsrpc"
 	"github.com/kas-agentk/kas/internal/gitlabapi"
@@ -24,37 +25,97 @@ type Tokens interface {
 	Recheck(agentID int64)
 }
 
-// RegisterNotifications adds what RoR may tell kas to a server.
-func RegisterNotifications(server grpc.ServiceRegistrar, repositories Repositories, tokens Tokens) {
-	railsrpc.RegisterNotificationsServer(server, &notifications{repositories: repositories, tokens: tokens})
+// Bus tells other replicas of kas.
+type Bus interface {
+	// Tell has Notifications.Heard of each other replica called with a message on the
+	// topic. It may get lost. It does not block.
+	Tell(topic string, message []byte)
 }
 
-type notifications struct {
+// NotificationsTopic is what Notifications tell each other on.
+const NotificationsTopic = "notifications"
+
+// Notifications are what RoR may tell kas: any replica, for all.
+type Notifications struct {
 	railsrpc.UnimplementedNotificationsServer
 	repositories Repositories
 	tokens       Tokens
+	bus          Bus
 }
 
-// GitPushEvent implements railsrpc.NotificationsServer. A project is known by its number
-// where the repository tells it, for paths change.
-func (n *notifications) GitPushEvent(_ context.Context, req *railsrpc.GitPushEventRequest) (*railsrpc.GitPushEventResponse, error) {
+// NewNotifications hands on what RoR tells. A nil bus: this kas is alone.
+func NewNotifications(repositories Repositories, tokens Tokens, bus Bus) *Notifications {
+	return &Notifications{repositories: repositories, tokens: tokens, bus: bus}
+}
+
+// Register adds them to a server.
+func (n *Notifications) Register(server grpc.ServiceRegistrar) {
+	railsrpc.RegisterNotificationsServer(server, n)
+}
+
+// What messages begin with.
+const (
+	pushed  = 'p'
+	revoked = 'r'
+)
+
+// tell tells the other replicas.
+func (n *Notifications) tell(kind byte, req proto.Message) {
+	if n.bus == nil {
+		return
+	}
+	if message, err := (proto.MarshalOptions{}).MarshalAppend([]byte{kind}, req); err == nil { // it was decoded before
+		n.bus.Tell(NotificationsTopic, message)
+	}
+}
+
+// Heard takes what RoR has told another replica. What was missed would have come sooner
+// than by itself, that is all.
+func (n *Notifications) Heard(message []byte) {
+	if len(message) == 0 {
+		return
+	}
+	switch kind, rest := message[0], message[1:]; kind {
+	case pushed:
+		req := &railsrpc.GitPushEventRequest{}
+		if proto.Unmarshal(rest, req) == nil {
+			n.poke(req.GetProject())
+		}
+	case revoked:
+		req := &railsrpc.AgentTokenRevokedRequest{}
+		if proto.Unmarshal(rest, req) == nil {
+			n.tokens.Recheck(req.GetAgentId())
+		}
+	}
+}
+
+// GitPushEvent implements railsrpc.NotificationsServer.
+func (n *Notifications) GitPushEvent(_ context.Context, req *railsrpc.GitPushEventRequest) (*railsrpc.GitPushEventResponse, error) {
 	project := req.GetProject()
 	if project.GetId() <= 0 && project.GetFullPath() == "" {
 		return nil, status.Error(codes.InvalidArgument, "project is missing: give its id, its full_path or both")
 	}
+	n.poke(project)
+	n.tell(pushed, req)
+	return &railsrpc.GitPushEventResponse{}, nil
+}
+
+// poke has a project polled. It is known by its number where the repository tells it, for
+// paths change.
+func (n *Notifications) poke(project *railsrpc.Project) {
 	number := "project-" + strconv.FormatInt(project.GetId(), 10)
 	n.repositories.Poke(func(r gitlabapi.GitalyRepository) bool {
 		return project.GetId() > 0 && r.GlRepository == number ||
 			project.GetFullPath() != "" && r.GlProjectPath == project.GetFullPath()
 	})
-	return &railsrpc.GitPushEventResponse{}, nil
 }
 
 // AgentTokenRevoked implements railsrpc.NotificationsServer.
-func (n *notifications) AgentTokenRevoked(_ context.Context, req *railsrpc.AgentTokenRevokedRequest) (*railsrpc.AgentTokenRevokedResponse, error) {
+func (n *Notifications) AgentTokenRevoked(_ context.Context, req *railsrpc.AgentTokenRevokedRequest) (*railsrpc.AgentTokenRevokedResponse, error) {
 	if err := wantAgent(req.GetAgentId()); err != nil {
 		return nil, err
 	}
 	n.tokens.Recheck(req.GetAgentId())
+	n.tell(revoked, req)
 	return &railsrpc.AgentTokenRevokedResponse{}, nil
 }

@@ -32,7 +32,7 @@ func TestGitPushEvent_PokesTheProjectByNumberOrPath(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			heard := &told{}
-			n := &notifications{repositories: heard, tokens: heard}
+			n := NewNotifications(heard, heard, nil)
 			if _, err := n.GitPushEvent(t.Context(), &railsrpc.GitPushEventRequest{Project: row.project}); err != nil {
 				t.Fatal(err)
 			}
@@ -45,7 +45,7 @@ func TestGitPushEvent_PokesTheProjectByNumberOrPath(t *testing.T) {
 
 func TestNotifications_SayWhatIsMissing(t *testing.T) {
 	heard := &told{}
-	n := &notifications{repositories: heard, tokens: heard}
+	n := NewNotifications(heard, heard, nil)
 	if _, err := n.GitPushEvent(t.Context(), &railsrpc.GitPushEventRequest{}); status.Code(err) != codes.InvalidArgument || heard.match != nil {
 		t.Errorf("got %v", err)
 	}

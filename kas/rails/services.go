@@ -18,19 +18,19 @@ const maxAgentsAsked = 10_000
 
 // Agents knows which agents are connected.
 type Agents interface {
-	// Connected lists the connections of these agents (none given: of all), ordered by
-	// agent, and only those that are configured in projectID unless it is nil.
-	Connected(agentIDs []int64, projectID *int64) []*railsrpc.ConnectedAgent
+	// Connected lists the connections of these agents (none given: of all), to whichever
+	// kas, ordered by agent, and only those that are configured in projectID unless it is nil.
+	Connected(ctx context.Context, agentIDs []int64, projectID *int64) []*railsrpc.ConnectedAgent
 }
 
 // Statuses knows how far manifest projects are. Messages that it returns are not changed
 // by anyone any more.
 type Statuses interface {
 	// Get returns one project's status with its objects; false: it is not known.
-	Get(agentID int64, projectID string) (*syncstatus.ProjectStatus, bool)
+	Get(ctx context.Context, agentID int64, projectID string) (*syncstatus.ProjectStatus, bool)
 	// List returns an agent's projects without objects, ordered by project, and how its
 	// configuration fares (nil: not known).
-	List(agentID int64) ([]*syncstatus.ProjectStatus, *syncstatus.ConfigurationStatus)
+	List(ctx context.Context, agentID int64) ([]*syncstatus.ProjectStatus, *syncstatus.ConfigurationStatus)
 	// Watch calls send with each status that there is, and again after each change, until
 	// ctx ends or send fails. An empty projectID means all of the agent's.
 	Watch(ctx context.Context, agentID int64, projectID string, send func(*syncstatus.ProjectStatus) error) error
@@ -58,11 +58,11 @@ type agentTracker struct {
 }
 
 // GetConnectedAgents implements railsrpc.AgentTrackerServer.
-func (t *agentTracker) GetConnectedAgents(_ context.Context, req *railsrpc.GetConnectedAgentsRequest) (*railsrpc.GetConnectedAgentsResponse, error) {
+func (t *agentTracker) GetConnectedAgents(ctx context.Context, req *railsrpc.GetConnectedAgentsRequest) (*railsrpc.GetConnectedAgentsResponse, error) {
 	if n := len(req.GetAgentIds()); n > maxAgentsAsked {
 		return nil, status.Errorf(codes.InvalidArgument, "agent_ids names %d agents, at most %d are answered at once", n, maxAgentsAsked)
 	}
-	return &railsrpc.GetConnectedAgentsResponse{Agents: t.agents.Connected(req.GetAgentIds(), req.ProjectId)}, nil
+	return &railsrpc.GetConnectedAgentsResponse{Agents: t.agents.Connected(ctx, req.GetAgentIds(), req.ProjectId)}, nil
 }
 
 type syncStatus struct {
@@ -73,14 +73,14 @@ type syncStatus struct {
 }
 
 // Get implements railsrpc.SyncStatusServer.
-func (s *syncStatus) Get(_ context.Context, req *railsrpc.GetRequest) (*railsrpc.GetResponse, error) {
+func (s *syncStatus) Get(ctx context.Context, req *railsrpc.GetRequest) (*railsrpc.GetResponse, error) {
 	if err := wantAgent(req.GetAgentId()); err != nil {
 		return nil, err
 	}
 	if req.GetProjectId() == "" {
 		return nil, status.Error(codes.InvalidArgument, "project_id is missing")
 	}
-	found, ok := s.statuses.Get(req.GetAgentId(), req.GetProjectId())
+	found, ok := s.statuses.Get(ctx, req.GetAgentId(), req.GetProjectId())
 	if !ok {
 		return nil, status.Errorf(codes.NotFound, "agent %d does not follow project %q, or this kas has not heard of it yet",
 			req.GetAgentId(), req.GetProjectId())
@@ -89,11 +89,11 @@ func (s *syncStatus) Get(_ context.Context, req *railsrpc.GetRequest) (*railsrpc
 }
 
 // List implements railsrpc.SyncStatusServer.
-func (s *syncStatus) List(_ context.Context, req *railsrpc.ListRequest) (*railsrpc.ListResponse, error) {
+func (s *syncStatus) List(ctx context.Context, req *railsrpc.ListRequest) (*railsrpc.ListResponse, error) {
 	if err := wantAgent(req.GetAgentId()); err != nil {
 		return nil, err
 	}
-	statuses, configuration := s.statuses.List(req.GetAgentId())
+	statuses, configuration := s.statuses.List(ctx, req.GetAgentId())
 	return &railsrpc.ListResponse{Statuses: statuses, Configuration: configuration}, nil
 }
 

@@ -30,7 +30,7 @@ import (
 // knowing answers for kas/agents and kas/status.
 type knowing struct{}
 
-func (knowing) Connected(ids []int64, projectID *int64) []*railsrpc.ConnectedAgent {
+func (knowing) Connected(_ context.Context, ids []int64, projectID *int64) []*railsrpc.ConnectedAgent {
 	var all []*railsrpc.ConnectedAgent
 	for _, id := range ids {
 		all = append(all, &railsrpc.ConnectedAgent{AgentId: id})
@@ -41,11 +41,11 @@ func (knowing) Connected(ids []int64, projectID *int64) []*railsrpc.ConnectedAge
 	return all
 }
 
-func (knowing) Get(agentID int64, projectID string) (*syncstatus.ProjectStatus, bool) {
+func (knowing) Get(_ context.Context, agentID int64, projectID string) (*syncstatus.ProjectStatus, bool) {
 	return &syncstatus.ProjectStatus{AgentId: agentID, ProjectId: projectID}, projectID == "a/b"
 }
 
-func (knowing) List(agentID int64) ([]*syncstatus.ProjectStatus, *syncstatus.ConfigurationStatus) {
+func (knowing) List(_ context.Context, agentID int64) ([]*syncstatus.ProjectStatus, *syncstatus.ConfigurationStatus) {
 	return []*syncstatus.ProjectStatus{{AgentId: agentID}}, &syncstatus.ConfigurationStatus{CommitId: "c"}
 }
 
@@ -64,10 +64,18 @@ func (knowing) Watch(ctx context.Context, agentID int64, projectID string, send 
 func serve(t *testing.T) *grpc.ClientConn {
 	t.Helper()
 	auth := &Auth{Secret: secret, Clock: clock.RealClock{}}
-	server := grpc.NewServer(grpc.WaitForHandlers(true), grpc.UnaryInterceptor(auth.Unary), grpc.StreamInterceptor(auth.Stream))
-	RegisterServices(server, knowing{}, knowing{}, knowing{})
-	grpc_health_v1.RegisterHealthServer(server, health.NewServer())
-	reflection.Register(server)
+	return serveWith(t, func(server *grpc.Server) {
+		RegisterServices(server, knowing{}, knowing{}, knowing{})
+		grpc_health_v1.RegisterHealthServer(server, health.NewServer())
+		reflection.Register(server)
+	}, grpc.UnaryInterceptor(auth.Unary), grpc.StreamInterceptor(auth.Stream))
+}
+
+// serveWith starts a server and returns a connection to it.
+func serveWith(t *testing.T, register func(*grpc.Server), options ...grpc.ServerOption) *grpc.ClientConn {
+	t.Helper()
+	server := grpc.NewServer(append(options, grpc.WaitForHandlers(true))...)
+	register(server)
 	listener := bufconn.Listen(1 << 20)
 	done := make(chan error, 1)
 	go func() { done <- server.Serve(listener) }()

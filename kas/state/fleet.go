@@ -41,7 +41,7 @@ func (s *Server) listFleet(stream grpc.ServerStream) error {
 	if err := stream.RecvMsg(request); err != nil {
 		return err //nolint:wrapcheck // gRPC says what it was about
 	}
-	connected, away, err := s.whom(request)
+	connected, away, err := s.whom(stream.Context(), request)
 	if err != nil {
 		return err
 	}
@@ -61,7 +61,7 @@ func (s *Server) listFleet(stream grpc.ServerStream) error {
 }
 
 // whom returns which agents to ask, and which of those wanted are away.
-func (s *Server) whom(request *railsrpc.ListFleetRequest) (connected, away []int64, err error) {
+func (s *Server) whom(ctx context.Context, request *railsrpc.ListFleetRequest) (connected, away []int64, err error) {
 	wanted := request.GetAgentIds()
 	switch {
 	case len(wanted) == 0 && request.GetProjectId() <= 0:
@@ -76,7 +76,7 @@ func (s *Server) whom(request *railsrpc.ListFleetRequest) (connected, away []int
 		project = &request.ProjectId
 	}
 	there := make(map[int64]bool)
-	for _, c := range s.agents.Connected(wanted, project) {
+	for _, c := range s.agents.Connected(ctx, wanted, project) {
 		if !there[c.GetAgentId()] {
 			there[c.GetAgentId()] = true
 			connected = append(connected, c.GetAgentId())

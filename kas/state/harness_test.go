@@ -97,7 +97,7 @@ func (f *fakeTunnel) connect(tb testing.TB, agentID int64, service agentrpc.Clus
 }
 
 // Connected implements Agents.
-func (f *fakeTunnel) Connected(ids []int64, project *int64) []*railsrpc.ConnectedAgent {
+func (f *fakeTunnel) Connected(_ context.Context, ids []int64, project *int64) []*railsrpc.ConnectedAgent {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	var out []*railsrpc.ConnectedAgent

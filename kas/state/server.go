@@ -66,9 +66,9 @@ type Tunnel interface {
 
 // Agents knows which agents are connected.
 type Agents interface {
-	// Connected lists the connections of these agents (none given: of all), ordered by
-	// agent, and only those that are configured in projectID unless it is nil.
-	Connected(agentIDs []int64, projectID *int64) []*railsrpc.ConnectedAgent
+	// Connected lists the connections of these agents (none given: of all), to whichever
+	// kas, ordered by agent, and only those that are configured in projectID unless it is nil.
+	Connected(ctx context.Context, agentIDs []int64, projectID *int64) []*railsrpc.ConnectedAgent
 }
 
 // Collaborators are whom a Server works with.

@@ -22,5 +22,29 @@
 //     is not offline.
 //   - Statuses handed out are not changed any more.
 //
+// # Replicas
+//
+// Of several kas that act as one, the one with the agent's stream speaks of a project: it
+// tells RoR, and keeps a copy of each status that it tells (its own name, and the message,
+// compressed) where all can read it. The others answer Get, List and Watch from the copies.
+// Copies, rather than questions to who has the agent, because they outlive a replica that is
+// killed, cost nothing where nobody asks, and need nothing that finding the agent does not
+// need as well.
+//
+//   - A replica is silent about a project that it has no stream for, and for Config.Hold
+//     about one whose agent has not reported yet. So an agent that moves from one to the
+//     other is never said to be away or to have said nothing.
+//   - After Config.Grace without a stream it asks: where another one has the agent, or spoke
+//     last and still has it, it leaves the project to that one. Else it speaks, by what it
+//     knows or what was said last. Where it cannot ask it stays silent.
+//   - Of several that have a stream the one with the newest speaks: the others are dead and
+//     their replicas do not know it yet. Who hears of a project from one with an older
+//     stream, or none, tells again: so the last word is that of who knows.
+//   - How a configuration fares, and that a project is gone, is told by each replica that the
+//     agent is connected to, agents being several processes where they stand by: RoR may hear
+//     it twice.
+//   - Where the others cannot be reached, each answers by what it knows, and tells RoR what
+//     its own agents say.
+//
 // Run owns all goroutines of the package.
 package status

@@ -37,8 +37,18 @@ type project struct {
 	key          Key
 	agentName    string
 	wasConnected bool
-	offlineSince time.Time // zero while a stream is open
-	updatedAt    time.Time
+	// connectedSince is when its newest stream was opened; superseded: another replica has a
+	// newer one, so this one is dead and does not know it yet.
+	connectedSince time.Time
+	superseded     bool
+	offlineSince   time.Time // zero while a stream is open
+	updatedAt      time.Time
+	// silent: other replicas may know better, so nobody is told of it. silentSince is when
+	// that began, or was found to be so last.
+	silent      bool
+	silentSince time.Time
+	// last is what another replica said last, where this one took over with nothing to say.
+	last *syncstatus.ProjectStatus
 
 	source *syncstatus.ProjectStatus // as push told it; nil: not yet
 	report *agentrpc.Report          // the newest whole one's header; nil: none yet

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/kas-agentk/kas/api/syncstatus"
@@ -20,6 +21,7 @@ type snapshot struct {
 	wasConnected bool
 	updatedAt    time.Time
 	source       *syncstatus.ProjectStatus
+	last         *syncstatus.ProjectStatus
 	report       reported
 	objects      []*syncstatus.ObjectStatus // in no order
 	excess       int
@@ -37,6 +39,9 @@ type reported struct {
 
 // render puts a project's status together, with or without its objects.
 func render(s snapshot, withObjects bool) *syncstatus.ProjectStatus {
+	if s.last != nil {
+		return renderLast(s, withObjects)
+	}
 	counts, unhealthy := count(s.objects)
 	source := s.source
 	facts := Facts{
@@ -87,6 +92,19 @@ func render(s snapshot, withObjects bool) *syncstatus.ProjectStatus {
 	}
 	if withObjects {
 		out.Objects = slices.SortedFunc(slices.Values(s.objects), byID)
+	}
+	return out
+}
+
+// renderLast is render where all that is known is what another replica said last.
+func renderLast(s snapshot, withObjects bool) *syncstatus.ProjectStatus {
+	out := proto.CloneOf(s.last)
+	if !s.connected {
+		lost(out, s.present)
+	}
+	out.UpdatedAt = timestamppb.New(s.updatedAt)
+	if !withObjects {
+		out.Objects = nil
 	}
 	return out
 }

@@ -17,7 +17,13 @@ import (
 const (
 	DefaultInterval    = 100 * time.Millisecond
 	DefaultKeepOffline = time.Hour
+	DefaultGrace       = 5 * time.Second
+	DefaultHold        = 2 * time.Second
 )
+
+// shareRetry is the longest wait before what could not be kept for other replicas is
+// tried again.
+const shareRetry = 2 * time.Second
 
 // Config of a Store.
 type Config struct {
@@ -26,7 +32,18 @@ type Config struct {
 	// KeepOffline is how long a project is kept in memory after its last stream ended.
 	// Zero: DefaultKeepOffline.
 	KeepOffline time.Duration
-	Clock       clock.WithTicker
+	// Replicas share what they know. Nil: this kas is alone. Then nothing that follows
+	// matters.
+	Replicas Replicas
+	// Self is what Replicas calls this one: its URL.
+	Self string
+	// Grace is how long an agent whose stream has ended may take to open one with another
+	// replica before it is said to be away. Zero: DefaultGrace.
+	Grace time.Duration
+	// Hold is how long an agent that has come from another replica may take to report
+	// before it is said to have said nothing. Zero: DefaultHold.
+	Hold  time.Duration
+	Clock clock.WithTicker
 }
 
 // New returns a store that tells poster of every change while Run runs.
@@ -37,9 +54,23 @@ func New(cfg Config, poster Poster, log *zap.Logger, registerer prometheus.Regis
 	if cfg.KeepOffline == 0 {
 		cfg.KeepOffline = DefaultKeepOffline
 	}
-	s := &Store{clock: cfg.Clock, cfg: cfg, agents: make(map[int64]*agent)}
+	if cfg.Grace == 0 {
+		cfg.Grace = DefaultGrace
+	}
+	if cfg.Hold == 0 {
+		cfg.Hold = DefaultHold
+	}
+	s := &Store{
+		clock: cfg.Clock, cfg: cfg, replicas: cfg.Replicas,
+		agents: make(map[int64]*agent), silent: make(map[Key]struct{}), away: make(map[int64]time.Time),
+	}
 	s.forward = newForwarder(cfg, poster, log)
 	s.forward.render, s.forward.told = s.update, s.told
+	if s.replicas != nil {
+		s.share = newForwarder(cfg, keeper{s}, zap.NewNop()) // whoever reaches them says where it cannot
+		s.share.render, s.share.told = s.toKeep, func(*syncstatus.Update) {}
+		s.share.backoff.MaxInterval = shareRetry
+	}
 	gauge := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "kas_status_unposted",
 		Help: "Statuses that RoR has not been told of yet.",
@@ -56,6 +87,10 @@ func (s *Store) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return s.forward.run(ctx) })
 	g.Go(func() error { return s.forget(ctx) })
+	if s.replicas != nil {
+		g.Go(func() error { return s.share.run(ctx) })
+		g.Go(func() error { return s.listen(ctx) })
+	}
 	return g.Wait()
 }
 
@@ -76,6 +111,10 @@ func (s *Store) update(what posting) *syncstatus.Update {
 		return &syncstatus.Update{AgentId: what.agentID, Update: &syncstatus.Update_Configuration{Configuration: configuration}}
 	}
 	p := a.projects[what.projectID]
+	if p != nil && p.silent {
+		s.mu.Unlock()
+		return nil
+	}
 	if p == nil {
 		_, removed := a.removed[what.projectID]
 		s.mu.Unlock()
@@ -107,6 +146,9 @@ func (s *Store) forget(ctx context.Context) error {
 			return ctx.Err()
 		case <-tick.C():
 			s.sweep(s.clock.Now().Add(-s.cfg.KeepOffline))
+			if s.replicas != nil {
+				s.refresh()
+			}
 		}
 	}
 }

@@ -1,7 +1,6 @@
 package status
 
 import (
-	"cmp"
 	"maps"
 	"slices"
 	"sync"
@@ -20,9 +19,16 @@ type Store struct {
 	clock   clock.WithTicker
 	cfg     Config
 	forward *forwarder
+	// replicas and share are nil where this kas is alone.
+	replicas Replicas
+	share    *forwarder
 
 	mu     sync.Mutex
 	agents map[int64]*agent
+	// silent are the projects that are left to other replicas.
+	silent map[Key]struct{}
+	// away are the agents that no replica had when a reader asked, and since when.
+	away map[int64]time.Time
 }
 
 // agent is everything about one agent.
@@ -86,6 +92,7 @@ func (s *Store) project(a *agent, key Key) *project {
 	if p == nil {
 		p = &project{key: key, offlineSince: s.clock.Now()}
 		a.projects[key.ProjectID] = p
+		s.hush(p)
 		delete(a.removed, key.ProjectID)
 	}
 	return p
@@ -95,10 +102,23 @@ func (s *Store) project(a *agent, key Key) *project {
 func (s *Store) touched(a *agent, p *project) {
 	p.agentName = a.name
 	p.updatedAt = s.clock.Now()
+	s.changed(a, p.key)
+}
+
+// changed is touched for what need not be there any more. The lock is held.
+func (s *Store) changed(a *agent, key Key) {
 	for w := range a.watchers {
-		w.mark(p.key.ProjectID)
+		w.mark(key.ProjectID)
 	}
-	s.forward.mark(posting{agentID: p.key.AgentID, projectID: p.key.ProjectID})
+	s.mark(posting{agentID: key.AgentID, projectID: key.ProjectID})
+}
+
+// mark notes that RoR and the other replicas are to be told.
+func (s *Store) mark(what posting) {
+	s.forward.mark(what)
+	if s.share != nil {
+		s.share.mark(what)
+	}
 }
 
 // Arrived is told that an agent is there: see agents.Status.
@@ -136,6 +156,9 @@ func (s *Store) Configuration(info gitlabapi.AgentInfo, cfg *syncstatus.Configur
 			a.configuration = cfg
 			s.forward.mark(posting{agentID: info.AgentID})
 		}
+		if s.share != nil {
+			s.share.mark(posting{agentID: info.AgentID})
+		}
 		if projects == nil {
 			return
 		}
@@ -150,7 +173,7 @@ func (s *Store) Configuration(info gitlabapi.AgentInfo, cfg *syncstatus.Configur
 			if _, ok := a.configured[id]; !ok {
 				delete(a.projects, id)
 				a.removed[id] = struct{}{}
-				s.forward.mark(posting{agentID: info.AgentID, projectID: id})
+				s.mark(posting{agentID: info.AgentID, projectID: id})
 			}
 		}
 	})
@@ -162,7 +185,11 @@ func (s *Store) Connected(info gitlabapi.AgentInfo, projectID string) {
 		a.name = info.AgentName
 		a.streams[projectID]++
 		if p := s.project(a, Key{info.AgentID, projectID}); p != nil {
+			if p.silent || p.report == nil {
+				s.hush(p) // what it is about to report may be known elsewhere
+			}
 			p.wasConnected, p.offlineSince, p.staged = true, time.Time{}, nil
+			p.connectedSince, p.superseded = s.clock.Now(), false
 			s.touched(a, p)
 		}
 	})
@@ -177,6 +204,7 @@ func (s *Store) Disconnected(info gitlabapi.AgentInfo, projectID string) {
 		delete(a.streams, projectID)
 		if p := a.projects[projectID]; p != nil {
 			p.offlineSince, p.staged = s.clock.Now(), nil
+			s.hush(p) // it may be on its way to another replica
 			s.touched(a, p)
 		}
 	})
@@ -195,7 +223,7 @@ func (s *Store) Source(info gitlabapi.AgentInfo, projectID string, update *syncs
 			update.WantedCommit, update.Times = p.source.GetWantedCommit(), p.source.GetTimes()
 		}
 		if !proto.Equal(p.source, update) {
-			p.source = update
+			p.source, p.last = update, nil
 			s.touched(a, p)
 		}
 	})
@@ -205,6 +233,8 @@ func (s *Store) Source(info gitlabapi.AgentInfo, projectID string, update *syncs
 func (s *Store) Report(info gitlabapi.AgentInfo, projectID string, report *agentrpc.Report) {
 	s.with(info.AgentID, func(a *agent) {
 		if p := s.project(a, Key{info.AgentID, projectID}); p != nil && p.take(report) {
+			p.last, p.superseded = nil, false
+			s.speak(p)
 			s.touched(a, p)
 		}
 	})
@@ -216,7 +246,7 @@ func snap(a *agent, p *project) snapshot {
 		key: p.key, agentName: p.agentName, wasConnected: p.wasConnected, updatedAt: p.updatedAt,
 		connected: a.streams[p.key.ProjectID] > 0,
 		present:   a.present > 0,
-		source:    p.source, excess: p.excess,
+		source:    p.source, last: p.last, excess: p.excess,
 		objects: slices.AppendSeq(make([]*syncstatus.ObjectStatus, 0, len(p.objects)), maps.Values(p.objects)),
 	}
 	if r := p.report; r != nil {
@@ -227,40 +257,4 @@ func snap(a *agent, p *project) snapshot {
 		}
 	}
 	return out
-}
-
-// Get returns one project's status with its objects; false: it is not known.
-func (s *Store) Get(agentID int64, projectID string) (*syncstatus.ProjectStatus, bool) {
-	s.mu.Lock()
-	a := s.agents[agentID]
-	if a == nil || a.projects[projectID] == nil {
-		s.mu.Unlock()
-		return nil, false
-	}
-	taken := snap(a, a.projects[projectID])
-	s.mu.Unlock()
-	return render(taken, true), true
-}
-
-// List returns an agent's projects without objects, ordered by project, and how its
-// configuration fares (nil: not known).
-func (s *Store) List(agentID int64) ([]*syncstatus.ProjectStatus, *syncstatus.ConfigurationStatus) {
-	s.mu.Lock()
-	a := s.agents[agentID]
-	if a == nil {
-		s.mu.Unlock()
-		return nil, nil
-	}
-	var taken []snapshot
-	for _, p := range a.projects {
-		taken = append(taken, snap(a, p))
-	}
-	configuration := a.configuration
-	s.mu.Unlock()
-	slices.SortFunc(taken, func(x, y snapshot) int { return cmp.Compare(x.key.ProjectID, y.key.ProjectID) })
-	var out []*syncstatus.ProjectStatus
-	for _, one := range taken {
-		out = append(out, render(one, false))
-	}
-	return out, configuration
 }

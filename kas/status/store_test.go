@@ -81,7 +81,7 @@ func syncTo(store *Store, commit string, names ...string) {
 
 func mustGet(t *testing.T, store *Store) *syncstatus.ProjectStatus {
 	t.Helper()
-	got, ok := store.Get(7, staging)
+	got, ok := store.Get(t.Context(), 7, staging)
 	if !ok {
 		t.Fatal("the project is not known")
 	}
@@ -112,7 +112,7 @@ func TestStore_PutsGitAndAgentTogether(t *testing.T) {
 	if diff := cmp.Diff(want, mustGet(t, store), protocmp.Transform()); diff != "" {
 		t.Error(diff)
 	}
-	list, configuration := store.List(7)
+	list, configuration := store.List(t.Context(), 7)
 	want.Objects = nil
 	if diff := cmp.Diff([]*syncstatus.ProjectStatus{want}, list, protocmp.Transform()); diff != "" {
 		t.Error(diff)
@@ -264,22 +264,22 @@ func TestStore_ProjectThatLeavesTheConfigurationIsGone(t *testing.T) {
 	store, _ := newStore(t, nil)
 	syncTo(store, "c1", "a")
 	store.Configuration(seven, &syncstatus.ConfigurationStatus{CommitId: "cfg2"}, []string{"other"})
-	if _, ok := store.Get(7, staging); ok {
+	if _, ok := store.Get(t.Context(), 7, staging); ok {
 		t.Error("the project is still there")
 	}
 	// Its stream is still open for a moment, and must not bring it back.
 	store.Source(seven, staging, sourceOf("c2"))
 	store.Report(seven, staging, reportOf("c2"))
 	store.Disconnected(seven, staging)
-	if _, ok := store.Get(7, staging); ok {
+	if _, ok := store.Get(t.Context(), 7, staging); ok {
 		t.Error("the project came back")
 	}
-	list, _ := store.List(7)
+	list, _ := store.List(t.Context(), 7)
 	if len(list) != 1 || list[0].GetProjectId() != "other" || list[0].GetState() != syncstatus.State_STATE_PENDING {
 		t.Errorf("got %v", list)
 	}
 	store.Configuration(seven, &syncstatus.ConfigurationStatus{Error: &syncstatus.FileError{Message: "broken"}}, nil)
-	if list, cfg := store.List(7); len(list) != 1 || cfg.GetError().GetMessage() != "broken" {
+	if list, cfg := store.List(t.Context(), 7); len(list) != 1 || cfg.GetError().GetMessage() != "broken" {
 		t.Errorf("a broken file changed the projects: %v, %v", list, cfg)
 	}
 }
@@ -291,11 +291,11 @@ func TestStore_BoundsTheProjectsOfAnAgentOfUnknownConfiguration(t *testing.T) {
 		store.Connected(seven, fmt.Sprint("p", i))
 		store.Disconnected(seven, fmt.Sprint("p", i))
 	}
-	if all, _ := store.List(seven.AgentID); len(all) != maxUnconfigured {
+	if all, _ := store.List(t.Context(), seven.AgentID); len(all) != maxUnconfigured {
 		t.Errorf("%d projects are kept", len(all))
 	}
 	store.Configuration(seven, &syncstatus.ConfigurationStatus{CommitId: "g1"}, []string{"p1", "z"})
-	if _, ok := store.Get(seven.AgentID, "z"); !ok {
+	if _, ok := store.Get(t.Context(), seven.AgentID, "z"); !ok {
 		t.Error("a project that is configured is not kept")
 	}
 }
@@ -305,7 +305,7 @@ func TestStore_ForgetsAgentsThatAreLongGone(t *testing.T) {
 	syncTo(store, "c1", "a")
 	clock.Step(2 * DefaultKeepOffline)
 	store.sweep(clock.Now().Add(-DefaultKeepOffline))
-	if _, ok := store.Get(7, staging); !ok {
+	if _, ok := store.Get(t.Context(), 7, staging); !ok {
 		t.Error("an agent that is there was forgotten")
 	}
 	store.Disconnected(seven, staging)
@@ -394,13 +394,13 @@ func TestStore_TellsWhenTheSetRanAlsoWhereNothingElseChanged(t *testing.T) {
 		again := reportOf("c1", healthy("a")...)
 		again.RanAt = timestamppb.New(moment)
 		store.Report(seven, staging, again)
-		got, _ := store.Get(7, staging)
+		got, _ := store.Get(t.Context(), 7, staging)
 		if at := got.GetTimes().GetRanAt().AsTime(); !at.Equal(moment) {
 			t.Errorf("it ran at %s, want %s", at, moment)
 		}
 	}
 	store.Source(seven, staging, sourceOf("c2"))
-	if got, _ := store.Get(7, staging); got.GetTimes().GetRanAt() == nil || got.GetTimes().GetAppliedAt() != nil {
+	if got, _ := store.Get(t.Context(), 7, staging); got.GetTimes().GetRanAt() == nil || got.GetTimes().GetAppliedAt() != nil {
 		t.Errorf("the times are %v", got.GetTimes())
 	}
 }

@@ -14,6 +14,9 @@ func (s *clientStream) Header() (metadata.MD, error) {
 	if err := s.awaitBegin(); err != nil {
 		return nil, err
 	}
+	if s.far != nil {
+		return s.far.Header() //nolint:wrapcheck // it is a status
+	}
 	select {
 	case <-s.call.headers:
 	case <-s.call.done:
@@ -35,6 +38,9 @@ func (s *clientStream) metadata() (header, trailer metadata.MD) {
 	case <-s.begun:
 	default:
 		return nil, nil
+	}
+	if s.far != nil {
+		return s.farMetadata()
 	}
 	select {
 	case <-s.call.done:
@@ -88,6 +94,9 @@ func (s *clientStream) next() ([]byte, error) {
 	if err := s.awaitBegin(); err != nil {
 		return nil, err
 	}
+	if s.far != nil {
+		return s.nextFar()
+	}
 	if len(s.pending) == 0 && !s.over {
 		select {
 		case s.pending = <-s.call.frames:
@@ -129,7 +138,10 @@ func (s *clientStream) finish(err error) {
 	s.err = err
 	select {
 	case <-s.begun:
-		if s.unwatch() && !s.over { // the caller wants no more though there may be more
+		if s.far != nil {
+			s.unwatch()
+			defer s.endFar()
+		} else if s.unwatch() && !s.over { // the caller wants no more though there may be more
 			go s.st.cancel(s.call)
 		}
 	default:

@@ -10,6 +10,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/kas-agentk/kas/api/agentrpc"
+	"github.com/kas-agentk/kas/internal/grpctool"
 )
 
 // clientStream is a streaming RPC. As gRPC has it: one goroutine may send while another
@@ -25,10 +26,13 @@ type clientStream struct {
 	// Of who sends.
 	halfClosed bool
 
-	// begun is closed when st and call are there. An RPC with one request begins with it.
+	// begun is closed when st and call are there, or far. An RPC with one request begins
+	// with it.
 	begun    chan struct{}
 	st       *stream
 	call     *call
+	far      grpc.ClientStream // by way of another kas
+	endFar   context.CancelFunc
 	unwatch  func() bool
 	reported atomic.Bool
 
@@ -46,7 +50,7 @@ func (c *conn) NewStream(ctx context.Context, desc *grpc.StreamDesc, method stri
 	}
 	s := &clientStream{conn: c, ctx: ctx, desc: desc, method: method, options: o, begun: make(chan struct{})}
 	if s.service, err = serviceOf(method); err == nil && desc.ClientStreams {
-		_, err = s.begin(nil, false)
+		_, err = s.begin(nil, false) //nolint:contextcheck // it is in the stream
 	}
 	if err != nil {
 		s.report(err)
@@ -58,11 +62,21 @@ func (c *conn) NewStream(ctx context.Context, desc *grpc.StreamDesc, method stri
 // begin takes a stream and starts the RPC there, with a message unless it is nil. It returns
 // the frames that are still to be sent. Its errors are statuses.
 func (s *clientStream) begin(message []byte, last bool) (rest []*agentrpc.TunnelRequest, err error) {
+	var r route
+	defer r.end()
 	for {
-		st, err := s.conn.take(s.ctx, s.service)
+		to, err := s.conn.take(s.ctx, s.service, &r)
 		if err != nil {
 			return nil, err
 		}
+		if to.url != "" {
+			err := s.beginFar(to.url, message)
+			if s.conn.goesOn(&r, to.url, err) {
+				continue
+			}
+			return nil, err
+		}
+		st := to.stream
 		if !s.conn.server.hold(st) {
 			continue // it has just ended
 		}
@@ -115,8 +129,13 @@ func (s *clientStream) SendMsg(m any) error {
 			s.report(err)
 			return err
 		}
-		_ = s.st.sendAll(s.call, rest) // RecvMsg says what is wrong
+		if s.far == nil {
+			_ = s.st.sendAll(s.call, rest) // RecvMsg says what is wrong
+		}
 		return nil
+	}
+	if s.far != nil {
+		return s.far.SendMsg(&grpctool.Raw{Data: message}) //nolint:wrapcheck // io.EOF or a status
 	}
 	return s.st.sendAll(s.call, framesOf(message, false))
 }
@@ -133,6 +152,9 @@ func (s *clientStream) CloseSend() error {
 			return err
 		}
 		return nil
+	}
+	if s.far != nil {
+		return s.far.CloseSend() //nolint:wrapcheck // it is a status
 	}
 	_ = s.st.send(s.call, &agentrpc.TunnelRequest{HalfClose: true}) // RecvMsg says why
 	return nil

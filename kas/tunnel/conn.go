@@ -18,6 +18,9 @@ import (
 type conn struct {
 	server  *Server
 	agentID int64
+	// replicas, unless nil, are where else it may be; here: it is wanted here alone.
+	replicas Replicas
+	here     bool
 }
 
 // Invoke implements grpc.ClientConnInterface.
@@ -42,11 +45,21 @@ func (c *conn) invoke(ctx context.Context, method string, args, reply any, o *op
 	if err != nil {
 		return nil, nil, err
 	}
+	var r route
+	defer r.end()
 	for {
-		st, err := c.take(ctx, service)
+		to, err := c.take(ctx, service, &r)
 		if err != nil {
 			return nil, nil, err
 		}
+		if to.url != "" {
+			header, trailer, err := c.invokeFar(ctx, to.url, method, message, reply, o)
+			if c.goesOn(&r, to.url, err) {
+				continue
+			}
+			return header, trailer, err
+		}
+		st := to.stream
 		if !c.server.hold(st) {
 			continue // it has just ended
 		}
@@ -90,14 +103,6 @@ func answer(final result, reply any, limit int) error {
 	default:
 		return decode(final.messages[0], reply, limit)
 	}
-}
-
-// take lends a stream.
-func (c *conn) take(ctx context.Context, service string) (*stream, error) {
-	began := c.server.cfg.Clock.Now()
-	st, err := c.server.pool.take(ctx, c.agentID, service)
-	c.server.metrics.wait.Observe(c.server.cfg.Clock.Since(began).Seconds())
-	return st, err
 }
 
 // serviceOf returns the service of a method's full name, "/package.Service/Method".

@@ -4,7 +4,7 @@
 // In come agents' streams, by Server.Connect, and who bears which token, from an Access.
 // Out goes a grpc.ClientConnInterface for each agent, by Server.Conn: ordinary generated
 // stubs work with it, whatever the shape of their methods. It may be used before the agent
-// is there.
+// is there, and where it is connected to another kas.
 //
 // # A stream
 //
@@ -21,6 +21,18 @@
 // kas tells a process how many idle streams it wants with the frame that starts an RPC:
 // whatever leaves kas with fewer of them is such a frame. Demand that has not come back for
 // Config.Quiet is forgotten: surplus idle streams are told the lower number, and ended.
+//
+// # A route
+//
+// Where several kas act as one (Replicas), an RPC takes a stream here if a process that is
+// connected here offers its service. Else it goes by way of a kas that says it has the agent,
+// and where that one cannot begin it, of the next. Where nobody has the agent, it waits for
+// whatever comes first: a stream here, news of others, and if one of them was wrong, a while.
+// An RPC that waits for a stream here looks elsewhere when the last process has gone. Of a
+// kas that is alone nothing of this is so, and costs nothing.
+//
+// What other kas ask for (Server.Here) is for agents that are here, and says at once if there
+// is none: only who was asked first looks elsewhere, so nothing runs in circles.
 //
 // # An RPC
 //
@@ -42,7 +54,8 @@
 //   - A caller returns when its context ends. One that is held up in sending then, because
 //     the agent does not read, returns within sendGrace and takes its stream along.
 //   - Whether an RPC has begun is known: where its first frame cannot be sent, because the
-//     stream has just ended, it goes to another stream; later it fails with UNAVAILABLE.
+//     stream has just ended, it goes to another stream; later it fails with UNAVAILABLE. So
+//     it is by way of another kas, which says that an RPC has not begun (NotBegun).
 //   - Metadata crosses by tunnelwire's allow-list; credentials never do.
 //   - Streams, processes and waiting RPCs of an agent are bounded. An agent of which there
 //     is nothing left is forgotten.
@@ -54,9 +67,10 @@
 //
 // An idle stream has gRPC's own goroutine, which only waits. An RPC has one that receives,
 // and that ends with the RPC's trailers or the stream; of a unary RPC it also sends, so that
-// its caller can leave at any time. Streaming callers send in their own. Server.Run has the
-// two periodic jobs, and returns when all of them and all Connects have returned. While it
-// is not running, nothing is rechecked and no surplus let go.
+// its caller can leave at any time. Streaming callers send in their own. An RPC by way of
+// another kas has none here. Server.Run has the two periodic jobs, and returns when all of
+// them and all Connects have returned. While it is not running, nothing is rechecked and no
+// surplus let go.
 //
 // Locks: pool.mu guards who has which stream, and is never held while something is sent,
 // received or awaited. stream.sending is held by who sends on a stream.

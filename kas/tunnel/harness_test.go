@@ -89,6 +89,12 @@ type harness struct {
 
 func start(tb testing.TB, change ...func(*tunnel.Config)) *harness {
 	tb.Helper()
+	return startWith(tb, tunnel.Collaborators{}, change...)
+}
+
+// startWith starts a Server with collaborators besides those of every test.
+func startWith(tb testing.TB, with tunnel.Collaborators, change ...func(*tunnel.Config)) *harness {
+	tb.Helper()
 	h := &harness{
 		t: tb, ror: &ror{err: map[string]error{}, bell: make(chan struct{})}, clock: clocktesting.NewFakeClock(time.Unix(1_000_000, 0)),
 		metrics: prometheus.NewRegistry(), listener: bufconn.Listen(1 << 16), ran: make(chan error, 1),
@@ -98,7 +104,8 @@ func start(tb testing.TB, change ...func(*tunnel.Config)) *harness {
 		c(&cfg)
 	}
 	var err error
-	h.server, err = tunnel.NewServer(cfg, tunnel.Collaborators{Access: h.ror, Registerer: h.metrics})
+	with.Access, with.Registerer = h.ror, h.metrics
+	h.server, err = tunnel.NewServer(cfg, with)
 	require.NoError(tb, err)
 	rpc := grpc.NewServer()
 	agentrpc.RegisterReverseTunnelServer(rpc, h.server)

@@ -20,6 +20,7 @@ type metrics struct {
 	wait          prometheus.Histogram
 	toAgent, from prometheus.Counter
 	rpcs          *prometheus.CounterVec
+	elsewhere     *prometheus.CounterVec
 
 	mu      sync.RWMutex
 	methods map[string]bool
@@ -48,9 +49,12 @@ func newMetrics(registerer prometheus.Registerer) (*metrics, error) {
 		rpcs: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "kas_tunnel_rpcs_total", Help: "RPCs to agents that have ended, by method and code.",
 		}, []string{"method", "code"}),
+		elsewhere: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "kas_tunnel_elsewhere_total", Help: "RPCs that went by way of another kas, by what came of it: begun, or refused because it did not have the agent or was not there.",
+		}, []string{"outcome"}),
 		methods: make(map[string]bool), ends: make(map[rpcEnd]prometheus.Counter),
 	}
-	for _, c := range []prometheus.Collector{streams, bytes, m.wait, m.rpcs} {
+	for _, c := range []prometheus.Collector{streams, bytes, m.wait, m.rpcs, m.elsewhere} {
 		if err := registerer.Register(c); err != nil {
 			return nil, err //nolint:wrapcheck // NewServer says what was being done
 		}
@@ -86,6 +90,8 @@ func (m *metrics) newEnd(end rpcEnd) prometheus.Counter {
 }
 
 func (m *metrics) sent(bytes int) { m.toAgent.Add(float64(bytes)) }
+
+func (m *metrics) far(outcome string) { m.elsewhere.WithLabelValues(outcome).Inc() }
 
 func (m *metrics) received(messages [][]byte) {
 	for _, message := range messages {

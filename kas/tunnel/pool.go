@@ -15,6 +15,8 @@ type pool struct {
 	metrics *metrics
 	// closing is closed when the pool is.
 	closing chan struct{}
+	// changed is called, with the lock held, when what an agent offers here has changed.
+	changed func(agentID int64)
 
 	mu     sync.Mutex
 	closed bool
@@ -50,8 +52,11 @@ type process struct {
 	recent, before demand
 }
 
-func newPool(cfg Config, m *metrics) *pool {
-	return &pool{cfg: cfg, metrics: m, closing: make(chan struct{}), agents: make(map[int64]*agent)}
+func newPool(cfg Config, m *metrics, changed func(agentID int64)) *pool {
+	if changed == nil {
+		changed = func(int64) {}
+	}
+	return &pool{cfg: cfg, metrics: m, closing: make(chan struct{}), changed: changed, agents: make(map[int64]*agent)}
 }
 
 // agent returns an agent, which is not forgotten before forget was called. The lock is held.
@@ -118,7 +123,10 @@ func (p *pool) join(st *stream, agentID, instance int64, token string, services 
 	if len(one.streams) >= p.cfg.MaxStreams {
 		return status.Errorf(codes.ResourceExhausted, "this agentk process has %d streams open, as many as may be", p.cfg.MaxStreams)
 	}
-	one.services = services
+	if len(one.streams) == 0 || !slices.Equal(one.services, services) {
+		one.services = services
+		p.changed(agentID)
+	}
 	st.process, st.index = one, len(one.streams)
 	one.streams = append(one.streams, st)
 	p.metrics.busy.Inc() // until it is given
@@ -143,6 +151,7 @@ func (p *pool) leave(st *stream) {
 	if last == 0 {
 		a := one.agent
 		a.processes = slices.DeleteFunc(a.processes, func(o *process) bool { return o == one })
+		p.changed(a.id)
 		p.refuse(a)
 		p.forget(a)
 	}
@@ -253,6 +262,22 @@ func (p *pool) processes() []*process {
 		all = append(all, a.processes...)
 	}
 	return all
+}
+
+// services are those that processes of an agent offer, ordered.
+func (p *pool) services(agentID int64) []string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	a := p.agents[agentID]
+	if a == nil {
+		return nil
+	}
+	var all []string
+	for _, one := range a.processes {
+		all = append(all, one.services...)
+	}
+	slices.Sort(all)
+	return slices.Compact(all)
 }
 
 // expel ends all streams of a process.

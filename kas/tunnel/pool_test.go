@@ -44,7 +44,7 @@ func refuses(t *testing.T, err error, code codes.Code, text string) {
 
 func TestConn_AgentIsNotConnected(t *testing.T) {
 	h := start(t)
-	within, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	within, cancel := context.WithTimeout(t.Context(), 2*time.Second)
 	defer cancel()
 	refuses(t, <-h.unary(within, 7), codes.Unavailable, "agent 7 is not connected")
 
@@ -105,7 +105,7 @@ func TestConn_AllStreamsAreBusy(t *testing.T) {
 	st := h.connect()
 	busy := h.unary(t.Context(), 7)
 	request := st.recvStart()
-	within, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	within, cancel := context.WithTimeout(t.Context(), 2*time.Second)
 	defer cancel()
 	refuses(t, <-h.unary(within, 7), codes.DeadlineExceeded, "all streams of agent 7 are busy")
 

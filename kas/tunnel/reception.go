@@ -36,8 +36,9 @@ type reception struct {
 
 // arrival is what a frame brings.
 type arrival struct {
-	hasHeader bool
-	header    metadata.MD
+	// opens says that these are the first headers or message: header is all that comes.
+	opens  bool
+	header metadata.MD
 	// messages that are whole now.
 	messages [][]byte
 	// trailers, if the RPC has ended.
@@ -65,9 +66,10 @@ func (r *reception) take(f *agentrpc.TunnelResponse) (got arrival, err error) {
 		if r.begun {
 			return got, errHeaders
 		}
-		r.begun, got.hasHeader, got.header = true, true, tunnelwire.ToMD(h.GetMetadata())
+		r.begun, got.opens, got.header = true, true, tunnelwire.ToMD(h.GetMetadata())
 	}
 	for _, part := range f.GetMessages() {
+		got.opens = got.opens || !r.begun
 		r.begun = true
 		message, whole, err := r.joiner.Join(part)
 		if err != nil {

@@ -40,7 +40,7 @@ type Config struct {
 	MaxProcesses int
 	// MaxIdle is how many idle streams kas asks of a process at most: 32.
 	MaxIdle int
-	// MaxWaiting is how many RPCs may wait for a stream of one agent: 1000.
+	// MaxWaiting is how many RPCs may wait for a stream of one agent: 4000.
 	MaxWaiting int
 	// ConnectWait is how long an RPC without a deadline waits for an agent that is not
 	// connected: 10 s.
@@ -61,7 +61,7 @@ func (c Config) withDefaults() Config {
 	c.MaxStreams = cmp.Or(c.MaxStreams, 4000)
 	c.MaxProcesses = cmp.Or(c.MaxProcesses, 32)
 	c.MaxIdle = cmp.Or(c.MaxIdle, 32)
-	c.MaxWaiting = cmp.Or(c.MaxWaiting, 1000)
+	c.MaxWaiting = cmp.Or(c.MaxWaiting, 4000)
 	c.ConnectWait = cmp.Or(c.ConnectWait, 10*time.Second)
 	c.CancelGrace = cmp.Or(c.CancelGrace, 10*time.Second)
 	c.Quiet = cmp.Or(c.Quiet, time.Minute)
@@ -73,16 +73,22 @@ func (c Config) withDefaults() Config {
 type Collaborators struct {
 	Access     Access
 	Registerer prometheus.Registerer
+	// Replicas are the other kas. Nil: this one is alone.
+	Replicas Replicas
+	// Changed, unless nil, is called when what Services returns of an agent has changed. It
+	// must not block, nor call the Server.
+	Changed func(agentID int64)
 }
 
 // Server implements agentrpc.ReverseTunnelServer.
 type Server struct {
 	agentrpc.UnimplementedReverseTunnelServer
 
-	cfg     Config
-	access  Access
-	metrics *metrics
-	pool    *pool
+	cfg      Config
+	access   Access
+	replicas Replicas
+	metrics  *metrics
+	pool     *pool
 	// open counts what uses streams: Connects, and goroutines that receive or cancel. It
 	// grows under the pool's lock, while the pool is open or something is counted.
 	open sync.WaitGroup
@@ -100,19 +106,29 @@ func NewServer(cfg Config, with Collaborators) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("register metrics: %w", err)
 	}
-	s := &Server{cfg: cfg.withDefaults(), access: with.Access, metrics: m}
-	s.pool = newPool(s.cfg, m)
+	s := &Server{cfg: cfg.withDefaults(), access: with.Access, replicas: with.Replicas, metrics: m}
+	s.pool = newPool(s.cfg, m, with.Changed)
 	return s, nil
 }
 
-// Conn returns the agent as a connection. Its RPCs fail with a gRPC status: that which the
+// Conn returns the agent as a connection, to wherever it is connected. Its RPCs fail with a gRPC status: that which the
 // agent's handler gave; UNIMPLEMENTED where agentk does not offer the service; UNAVAILABLE
 // where the agent is not connected, or went away; RESOURCE_EXHAUSTED where too many RPCs
 // wait for it, or a message is too large; DEADLINE_EXCEEDED and CANCELLED of the caller's
 // context. The data of a *grpctool.Raw must not change after it was handed in.
 func (s *Server) Conn(agentID int64) grpc.ClientConnInterface {
-	return &conn{server: s, agentID: agentID}
+	return &conn{server: s, agentID: agentID, replicas: s.replicas}
 }
+
+// Here returns the agent as a connection that is for RPCs with it on this kas alone. It does
+// not wait for an agent that is not connected here; errors of RPCs that have not begun have a
+// method NotBegun, which returns true.
+func (s *Server) Here(agentID int64) grpc.ClientConnInterface {
+	return &conn{server: s, agentID: agentID, here: true}
+}
+
+// Services are those that the agent offers here, ordered; none: it is not connected here.
+func (s *Server) Services(agentID int64) []string { return s.pool.services(agentID) }
 
 // Run rechecks tokens and lets surplus streams go until ctx ends. Then it ends idle streams
 // with UNAVAILABLE, busy ones when their RPC has ended, and returns nil when all have: stop

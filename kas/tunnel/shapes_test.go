@@ -77,6 +77,22 @@ func TestConn_CarriesEveryShapeOfRPC(t *testing.T) {
 	require.Greater(t, h.value("kas_tunnel_bytes_total", "from_agent"), float64(4*(3<<20)))
 }
 
+func TestConn_HeadersAreNotAwaitedBeyondTheFirstMessage(t *testing.T) {
+	h := start(t)
+	h.agent(1, echo) // which sends none
+	both, err := h.client(7).FullDuplexCall(t.Context())
+	require.NoError(t, err)
+	require.NoError(t, both.Send(&testgrpc.StreamingOutputCallRequest{Payload: payload(1)}))
+	header, err := both.Header()
+	require.NoError(t, err)
+	require.Empty(t, header)
+	_, err = both.Recv()
+	require.NoError(t, err)
+	require.NoError(t, both.CloseSend())
+	_, err = both.Recv()
+	require.ErrorIs(t, err, io.EOF)
+}
+
 func TestConn_UnaryRPCIsOneFrameAndStreamIsReused(t *testing.T) {
 	h := start(t)
 	st := h.connect()

@@ -118,7 +118,7 @@ func (st *stream) receive(c *call) {
 			c.finish(result{err: status.Errorf(codes.Unavailable, "agent %d broke the tunnel's rules: %v", st.process.agent.id, err)})
 			return
 		}
-		if got.hasHeader {
+		if got.opens {
 			c.header = got.header
 			if c.headers != nil {
 				close(c.headers)

@@ -1,0 +1,250 @@
+package redis
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/kas-agentk/kas/internal/testkit"
+	"github.com/kas-agentk/kas/kas/replicas"
+)
+
+func TestWhere_FollowsAnAgentFromReplicaToReplica(t *testing.T) {
+	t.Parallel()
+	all := several(t, start(t), "grpc://a:1", "grpc://b:1", "grpc://c:1")
+	a, b, c := all[0], all[1], all[2]
+	a.finds(t, 7) // nowhere
+	b.Here(7, []byte("seven"))
+	a.finds(t, 7, "grpc://b:1")
+	b.finds(t, 7) // it is asked about the others
+	c.Here(7, []byte("seven too"))
+	a.finds(t, 7, "grpc://b:1", "grpc://c:1")
+	b.Here(7, nil)
+	a.finds(t, 7, "grpc://c:1")
+	b.finds(t, 7, "grpc://c:1")
+	c.finds(t, 7)
+	c.Here(7, nil)
+	a.finds(t, 7)
+}
+
+func TestWhere_AsksRedisOnceUntilSomethingChanges(t *testing.T) {
+	t.Parallel()
+	redis := start(t)
+	all := several(t, redis, "grpc://a:1", "grpc://b:1")
+	all[1].Here(7, []byte("seven"))
+	all[0].finds(t, 7, "grpc://b:1")
+	before := settled(t, all[0], 7)
+	_, changed, err := all[0].Where(t.Context(), 7)
+	require.NoError(t, err)
+	for range 100 {
+		urls, again, err := all[0].Where(t.Context(), 7)
+		require.NoError(t, err)
+		require.Equal(t, []string{"grpc://b:1"}, urls)
+		require.Equal(t, changed, again)
+	}
+	require.InDelta(t, before, asked(t, all[0], "where"), 0)
+	all[1].Here(8, []byte("another"))
+	all[1].Here(7, []byte("seven, but otherwise"))
+	entriesAre(t, all[0], nil, "7 grpc://b:1 seven, but otherwise", "8 grpc://b:1 another")
+	require.InDelta(t, before, asked(t, all[0], "where"), 0, "where it is has not changed")
+	all[1].Here(7, nil)
+	<-changed
+}
+
+// settled waits until the replica knows where the agent is: the news of it may come after the
+// answer. It returns how often Redis has been asked.
+func settled(t *testing.T, p *replica, agentID int64) (before float64) {
+	t.Helper()
+	testkit.Eventually(t, func() error {
+		before = asked(t, p, "where")
+		if _, _, err := p.Where(t.Context(), agentID); err != nil || asked(t, p, "where") != before {
+			return fmt.Errorf("Redis was asked: %w", errors.Join(err, errors.New("not known yet")))
+		}
+		return nil
+	})
+	return before
+}
+
+// asked is how many calls there were of that kind, with whatever result.
+func asked(t *testing.T, p *replica, call string) (calls float64) {
+	t.Helper()
+	families, err := p.metrics.Gather()
+	require.NoError(t, err)
+	for _, family := range families {
+		for _, m := range family.GetMetric() {
+			if family.GetName() == "kas_redis_calls_total" && m.GetLabel()[0].GetValue() == call {
+				calls += m.GetCounter().GetValue()
+			}
+		}
+	}
+	return calls
+}
+
+// entriesAre waits until Entries are these: agent, URL, data.
+func entriesAre(t *testing.T, p *replica, agentIDs []int64, want ...string) {
+	t.Helper()
+	testkit.Eventually(t, func() error {
+		entries, err := p.Entries(t.Context(), agentIDs)
+		if err != nil {
+			return err
+		}
+		got := make([]string, len(entries))
+		for i, e := range entries {
+			got[i] = fmt.Sprintf("%d %s %s", e.AgentID, e.URL, e.Data)
+		}
+		if slices.Sort(got); !slices.Equal(got, want) {
+			return fmt.Errorf("entries are %q, not %q", got, want)
+		}
+		return nil
+	})
+}
+
+func TestRegistry_IsKeptUpWithOneCallHoweverManyAgents(t *testing.T) {
+	t.Parallel()
+	all := several(t, start(t), "grpc://a:1", "grpc://b:1")
+	const n = 10_000
+	for id := range int64(n) {
+		all[1].Here(id, make([]byte, 100))
+	}
+	complete := func() error {
+		entries, err := all[0].Entries(t.Context(), nil)
+		if err != nil || len(entries) != n {
+			return fmt.Errorf("%d entries, %w", len(entries), err)
+		}
+		return nil
+	}
+	testkit.Eventually(t, complete)
+	written, kept, began := asked(t, all[1], "register"), asked(t, all[1], "alive"), time.Now()
+	require.Less(t, written, float64(n)/100)
+	testkit.Eventually(t, func() error {
+		if time.Since(began) < 4*time.Second { // longer than what is not kept up lasts
+			return errors.New("not yet")
+		}
+		return complete()
+	})
+	require.InDelta(t, written, asked(t, all[1], "register"), 0)
+	require.InDelta(t, kept+10, asked(t, all[1], "alive"), 5)
+}
+
+func TestEntries_AreThoseOfAllReplicas(t *testing.T) {
+	t.Parallel()
+	all := several(t, start(t), "grpc://a:1", "grpc://b:1")
+	for i := range int64(3) {
+		all[0].Here(i, fmt.Appendf(nil, "a%d", i))
+	}
+	all[1].Here(1, []byte("b1"))
+	for _, p := range all {
+		entriesAre(t, p, nil, "0 grpc://a:1 a0", "1 grpc://a:1 a1", "1 grpc://b:1 b1", "2 grpc://a:1 a2")
+		entriesAre(t, p, []int64{1, 2, 99}, "1 grpc://a:1 a1", "1 grpc://b:1 b1", "2 grpc://a:1 a2")
+	}
+}
+
+func TestReplica_ThatEndsTakesBackWhatItSaid(t *testing.T) {
+	t.Parallel()
+	redis := start(t)
+	all := several(t, redis, "grpc://a:1", "grpc://b:1")
+	all[1].Here(7, []byte("seven"))
+	all[0].finds(t, 7, "grpc://b:1")
+	all[1].end()
+	keys, err := reach(t, redis).Do(t.Context(), reach(t, redis).B().Keys().Pattern("*b:1*").Build()).AsStrSlice()
+	require.NoError(t, err)
+	require.Empty(t, keys)
+	all[0].finds(t, 7)
+	all[0].seesAllOf(t, []string{"grpc://a:1"})
+}
+
+// What a replica that was killed has said is what one says that has lost its Redis.
+func TestReplica_ThatIsKilledIsForgotten(t *testing.T) {
+	t.Parallel()
+	redis := start(t)
+	all := several(t, redis, "grpc://a:1")
+	relay := relayTo(t, redis)
+	cfg := config(relay.address, "grpc://b:1")
+	dead := run(t, cfg)
+	dead.Here(7, []byte("seven"))
+	all[0].finds(t, 7, "grpc://b:1")
+	restore := relay.BlackHole()
+	defer restore()
+	all[0].finds(t, 7)
+	all[0].seesAllOf(t, []string{"grpc://a:1"})
+	c := reach(t, redis)
+	testkit.Eventually(t, func() error { // of itself, in the end
+		if n, err := c.Do(t.Context(), c.B().Exists().Key("gitlab-kas:agents:grpc://b:1").Build()).AsInt64(); err != nil || n != 0 {
+			return fmt.Errorf("%d keys, %w", n, err)
+		}
+		return nil
+	})
+}
+
+func TestReplica_ThatIsStartedAnewForgetsItsAgents(t *testing.T) {
+	t.Parallel()
+	redis := start(t)
+	all := several(t, redis, "grpc://a:1")
+	relay := relayTo(t, redis)
+	before := run(t, config(relay.address, "grpc://b:1"))
+	before.Here(7, []byte("seven"))
+	all[0].finds(t, 7, "grpc://b:1")
+	restore := relay.BlackHole() // it is not there any more, and has not said so
+	defer restore()
+	after := run(t, config(redis.Address, "grpc://b:1"))
+	after.Here(8, []byte("eight"))
+	all[0].finds(t, 8, "grpc://b:1")
+	all[0].finds(t, 7)
+}
+
+func TestReplica_SaysWhereAnotherHasItsURL(t *testing.T) {
+	t.Parallel()
+	redis := start(t)
+	a := several(t, redis, "grpc://a:1")[0]
+	run(t, config(redis.Address, "grpc://a:1"))
+	testkit.Eventually(t, func() error {
+		for _, entry := range a.log.All() {
+			if strings.Contains(entry.Message, "private_api.own_url") {
+				return nil
+			}
+		}
+		return fmt.Errorf("the log is %v", a.log.All())
+	})
+}
+
+func TestReplicas_WithPrefixesOfTheirOwnDoNotMeet(t *testing.T) {
+	t.Parallel()
+	redis := start(t)
+	cfg := config(redis.Address, "grpc://b:1")
+	cfg.Redis.Prefix = "others"
+	other := run(t, cfg)
+	other.up(t, 1)
+	other.Here(7, []byte("seven"))
+	all := several(t, redis, "grpc://a:1")
+	entriesAre(t, other, nil, "7 grpc://b:1 seven")
+	entriesAre(t, all[0], nil)
+}
+
+func TestReplicas_AloneWorkWithoutRedis(t *testing.T) {
+	t.Parallel()
+	p := run(t, replicas.Config{})
+	p.Here(7, []byte("seven"))
+	entriesAre(t, p, nil, "7  seven")
+	urls, changed, err := p.Where(t.Context(), 7)
+	require.NoError(t, err)
+	require.Empty(t, urls)
+	require.NotNil(t, changed)
+	others, err := p.Others(t.Context())
+	require.NoError(t, err)
+	require.Empty(t, others)
+	p.Tell("topic", []byte("message"))
+	require.NoError(t, p.Put(t.Context(), "key", map[string][]byte{"f": []byte("v")}, 1))
+	got, err := p.Get(t.Context(), "key")
+	require.NoError(t, err)
+	require.Empty(t, got)
+	require.NoError(t, p.Remove(t.Context(), "key"))
+	ok, _ := p.Limiter("l", 0.001, 1).Allow(t.Context(), "k")
+	require.True(t, ok)
+	state, _ := p.Lease("l").State()
+	require.Equal(t, replicas.Unknown, state)
+}
