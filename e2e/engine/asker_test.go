@@ -33,7 +33,7 @@ import (
 
 // asker asks an agentk's queries by gRPC. It has a namespace of its own.
 type asker struct {
-	t         *testing.T
+	t         testing.TB
 	namespace string
 	client    kubernetes.Interface
 	dynamic   dynamic.Interface
@@ -44,7 +44,7 @@ type asker struct {
 }
 
 // newAsker starts what answers, which reaches the API server by rc.
-func newAsker(t *testing.T, rc *rest.Config) *asker {
+func newAsker(t testing.TB, rc *rest.Config) *asker {
 	t.Helper()
 	admin := rest.CopyConfig(server)
 	admin.QPS = -1
@@ -192,7 +192,7 @@ func (a *asker) same(want *metav1.Table, got *clusterstate.ListResponse) {
 
 // queryWatch is an open watch.
 type queryWatch struct {
-	t      *testing.T
+	t      testing.TB
 	stream grpc.ServerStreamingClient[clusterstate.WatchResponse]
 	stop   context.CancelFunc
 	// left are the events of the newest response, of cursor, that until has not looked at.
