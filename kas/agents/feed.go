@@ -7,7 +7,6 @@ import (
 	"sync"
 
 	"go.uber.org/zap"
-	"golang.org/x/sync/errgroup"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/kas-agentk/kas/api/agentcfg"
@@ -57,18 +56,18 @@ type feed struct {
 	complained string
 }
 
-// run follows the file until ctx ends.
+// run follows the file until ctx ends. There are many feeds: those that act on what it
+// says have goroutines only while they do.
 func (f *feed) run(ctx context.Context) error {
-	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error {
-		return f.files.Follow(ctx, f.repo, gitrepo.Ref{}, f.cfg.PollPeriod, f.revisions.put)
-	})
-	g.Go(func() error { return f.revisions.each(ctx, f.cfg.Clock, f.load) })
-	// There are many feeds: this goroutine need not wait idly.
-	if err := f.reports.each(ctx, f.cfg.Clock, f.report); ctx.Err() == nil {
-		return err
-	}
-	return g.Wait()
+	var acting sync.WaitGroup
+	start := func(act func(context.Context)) { acting.Go(func() { act(ctx) }) }
+	f.revisions.open(start)
+	f.reports.open(start)
+	err := f.files.Follow(ctx, f.repo, gitrepo.Ref{}, f.cfg.PollPeriod, f.revisions.put)
+	f.revisions.close()
+	f.reports.close()
+	acting.Wait()
+	return err
 }
 
 // get returns the configuration in force (nil: none yet) and a channel that is closed when

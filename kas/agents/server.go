@@ -149,24 +149,16 @@ func (s *Server) follow(ctx context.Context, token string, agent gitlabapi.Agent
 	defer s.leave(shared)
 	shared.feed.hint(held)
 
-	// There are many agents: what can be done in gRPC's own goroutine is.
 	ctx, end := context.WithCancel(ctx)
-	guarded := make(chan error, 1)
-	go func() {
-		defer end()
-		guarded <- s.with.Access.Guard(ctx, token, agent)
-	}()
-	err = send(ctx, agent, shared.feed, stream)
-	lost := ctx.Err() != nil // its access, or its connection
-	end()
-	if why := <-guarded; lost {
-		return why
-	}
-	return err
+	guard := s.with.Access.NewGuard(token, agent)
+	defer guard.End()
+	defer end()
+	return send(ctx, agent, shared.feed, guard, stream)
 }
 
-// send hands the agent each configuration that comes into force.
-func send(ctx context.Context, agent gitlabapi.AgentInfo, f *feed, stream grpc.ServerStreamingServer[agentrpc.WatchResponse]) error {
+// send hands the agent each configuration that comes into force. There are many agents:
+// all of it is done in gRPC's own goroutine.
+func send(ctx context.Context, agent gitlabapi.AgentInfo, f *feed, guard *Guard, stream grpc.ServerStreamingServer[agentrpc.WatchResponse]) error {
 	for {
 		cfg, changed := f.get()
 		if cfg != nil {
@@ -181,10 +173,8 @@ func send(ctx context.Context, agent gitlabapi.AgentInfo, f *feed, stream grpc.S
 				return err //nolint:wrapcheck // it is the RPC's status
 			}
 		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-changed:
+		if err := guard.Wait(ctx, changed); err != nil {
+			return err
 		}
 	}
 }
@@ -211,11 +201,10 @@ func (s *Server) join(ctx context.Context, agent gitlabapi.AgentInfo, path strin
 		rails:     s.with.Reporter,
 		status:    s.with.Status,
 		log:       s.with.Log.With(logging.AgentID(agent.AgentID)),
-		revisions: newNewest[gitrepo.Revision](),
-		reports:   newNewest[*agentcfg.ConfigurationFile](),
 		lastGood:  s.remembered[agent.AgentID],
 		changed:   make(chan struct{}),
 	}
+	f.revisions, f.reports = newNewest(s.cfg.Clock, f.load), newNewest(s.cfg.Clock, f.report)
 	delete(s.remembered, agent.AgentID)
 	// The feed lives as long as its users, whichever of them comes first.
 	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
