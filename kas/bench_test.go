@@ -21,7 +21,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/metadata"
 
 	"github.com/kas-agentk/kas/api/agentcfg"
@@ -36,6 +36,8 @@ const asProcess = "KAS_TEST_AS_PROCESS"
 type process struct {
 	agent, observability string
 	repository           *fakeGitaly
+	// credentials by which agents trust it.
+	credentials credentials.TransportCredentials
 }
 
 // benchRails knows agents by tokens "<number>", and one project.
@@ -68,14 +70,20 @@ func startProcess(tb testing.TB, objects int) *process {
 	tb.Cleanup(rails.Close)
 	dir := tb.TempDir()
 	secretFile, configFile := filepath.Join(dir, "secret"), filepath.Join(dir, "kas.yaml")
+	certFile, keyFile := filepath.Join(dir, "tls.crt"), filepath.Join(dir, "tls.key")
+	writePair(tb, certFile, keyFile, "kas")
+	var err error
+	if p.credentials, err = credentials.NewClientTLSFromFile(certFile, ""); err != nil {
+		tb.Fatal(err)
+	}
 	for path, text := range map[string]string{
 		secretFile: base64.StdEncoding.EncodeToString(secret),
 		configFile: fmt.Sprintf(`
 gitlab: {address: %q, authentication_secret_file: %q, api_rate_limit: {refill_rate_per_second: 10000, bucket_size: 10000}}
-agent: {listen: {address: "127.0.0.1:0"}, configuration: {poll_period: 1s}, gitops: {poll_period: 100ms}}
+agent: {listen: {address: "127.0.0.1:0", certificate_file: %q, key_file: %q}, configuration: {poll_period: 1s}, gitops: {poll_period: 100ms}}
 api: {listen: {address: "127.0.0.1:0"}}
 observability: {listen: {address: "127.0.0.1:0"}}
-`, rails.URL, secretFile),
+`, rails.URL, secretFile, certFile, keyFile),
 	} {
 		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 			tb.Fatal(err)
@@ -121,7 +129,7 @@ func benchManifest(i, version int) string {
 // connect is an agent: a connection, a Watch that has its configuration, an idle stream of
 // the tunnel, and a Sync stream.
 func (p *process) connect(ctx context.Context, id int) (*grpc.ClientConn, grpc.BidiStreamingClient[agentrpc.ConnectRequest, agentrpc.ConnectResponse], error) {
-	conn, err := grpc.NewClient(p.agent, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	conn, err := grpc.NewClient(p.agent, grpc.WithTransportCredentials(p.credentials))
 	if err != nil {
 		return nil, nil, err
 	}
@@ -198,7 +206,7 @@ func (p *process) memory(tb testing.TB) map[string]float64 {
 }
 
 // BenchmarkRun_MemoryPerAgent connects 1,000 agents that follow one repository of 100
-// objects, each by a TCP connection of its own with a Watch, a Sync and a tunnel stream.
+// objects, each by a TLS connection of its own with a Watch, a Sync and a tunnel stream.
 func BenchmarkRun_MemoryPerAgent(b *testing.B) {
 	const count = 1000
 	for b.Loop() {

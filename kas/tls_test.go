@@ -21,7 +21,7 @@ import (
 )
 
 // writePair writes a new certificate for name, and its key.
-func writePair(t *testing.T, certFile, keyFile, name string) {
+func writePair(t testing.TB, certFile, keyFile, name string) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {

@@ -179,7 +179,7 @@ func (f *feed) publish(next *configuration, mistake *syncstatus.FileError) {
 	}
 	f.mu.Unlock()
 	if !same {
-		f.log.Info("Agent has a new configuration", logging.Commit(next.commit), zap.Strings("projects", next.projects()))
+		f.log.Info("Agent has a new configuration", logging.AgentID(f.agent.AgentID), logging.Commit(next.commit), zap.Strings("projects", next.projects()))
 		f.reports.put(next.asWritten)
 	}
 }
@@ -198,7 +198,7 @@ func (f *feed) complain(message string, line int) {
 	f.complained = message
 	f.mu.Unlock()
 	if !repeated {
-		f.log.Info("Agent's newest configuration is not in force",
+		f.log.Info("Agent's newest configuration is not in force", logging.AgentID(f.agent.AgentID),
 			zap.String("path", f.path), zap.Int("line", line), zap.String("reason", message))
 	}
 	f.status.Configuration(f.agent, told, projects)
@@ -218,6 +218,6 @@ func (f *feed) report(ctx context.Context, cfg *agentcfg.ConfigurationFile) (aga
 	case errors.Is(err, gitlabapi.ErrUnavailable):
 		return true
 	}
-	f.log.Warn("RoR does not take the agent's configuration", zap.Error(err))
+	f.log.Warn("RoR does not take the agent's configuration", logging.AgentID(f.agent.AgentID), zap.Error(err))
 	return false
 }

@@ -124,12 +124,17 @@ func (s *Server) Watch(req *agentrpc.WatchRequest, stream grpc.ServerStreamingSe
 	}
 	remove := s.with.Registry.add(agent, req.GetAgentMeta())
 	defer remove()
-	log := s.with.Log.With(logging.AgentID(agent.AgentID), zap.String("agent", agent.AgentName),
-		zap.Int64("instance_id", req.GetAgentMeta().GetInstanceId()))
-	log.Info("Agent connected", zap.String("version", clip(req.GetAgentMeta().GetVersion())), zap.String("pod", clip(req.GetAgentMeta().GetPodName())))
+	s.log(agent, req).Info("Agent connected", zap.String("version", clip(req.GetAgentMeta().GetVersion())), zap.String("pod", clip(req.GetAgentMeta().GetPodName())))
 	err = s.follow(ctx, token, agent, path, req.GetCommitId(), stream)
-	log.Info("Agent disconnected", zap.String("reason", reasonOf(ctx, err)))
+	s.log(agent, req).Info("Agent disconnected", zap.String("reason", reasonOf(ctx, err)))
 	return err
+}
+
+// log of a stream. It is made when it is used: there are many streams, and a logger takes a
+// kilobyte.
+func (s *Server) log(agent gitlabapi.AgentInfo, req *agentrpc.WatchRequest) *zap.Logger {
+	return s.with.Log.With(logging.AgentID(agent.AgentID), zap.String("agent", agent.AgentName),
+		zap.Int64("instance_id", req.GetAgentMeta().GetInstanceId()))
 }
 
 // reasonOf says why a stream has ended.
@@ -193,16 +198,16 @@ func (s *Server) join(ctx context.Context, agent gitlabapi.AgentInfo, path strin
 		return shared, nil
 	}
 	f := &feed{
-		cfg:       s.cfg,
-		agent:     agent,
-		repo:      gitrepo.Repository{Server: agent.GitalyInfo, Repository: agent.GitalyRepository},
-		path:      path,
-		files:     s.with.Files,
-		rails:     s.with.Reporter,
-		status:    s.with.Status,
-		log:       s.with.Log.With(logging.AgentID(agent.AgentID)),
-		lastGood:  s.remembered[agent.AgentID],
-		changed:   make(chan struct{}),
+		cfg:      s.cfg,
+		agent:    agent,
+		repo:     gitrepo.Repository{Server: agent.GitalyInfo, Repository: agent.GitalyRepository},
+		path:     path,
+		files:    s.with.Files,
+		rails:    s.with.Reporter,
+		status:   s.with.Status,
+		log:      s.with.Log,
+		lastGood: s.remembered[agent.AgentID],
+		changed:  make(chan struct{}),
 	}
 	f.revisions, f.reports = newNewest(s.cfg.Clock, f.load), newNewest(s.cfg.Clock, f.report)
 	delete(s.remembered, agent.AgentID)
@@ -214,7 +219,7 @@ func (s *Server) join(ctx context.Context, agent gitlabapi.AgentInfo, path strin
 	go func() {
 		defer close(shared.ended)
 		if err := f.run(ctx); err != nil && ctx.Err() == nil {
-			f.log.Error("Following the agent's configuration ended", zap.Error(err))
+			f.log.Error("Following the agent's configuration ended", logging.AgentID(agent.AgentID), zap.Error(err))
 		}
 	}()
 	return shared, nil
