@@ -29,7 +29,7 @@ func (p *process) simulate(id int) (*simulated, error) {
 			Backoff:           backoff.Config{BaseDelay: 200 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 3 * time.Second},
 			MinConnectTimeout: 20 * time.Second,
 		}),
-		grpc.WithReadBufferSize(1<<10), grpc.WithSharedWriteBuffer(true))
+		grpc.WithReadBufferSize(1<<10))
 	if err != nil {
 		return nil, err
 	}
