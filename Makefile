@@ -15,6 +15,9 @@ LINT    := GOLANGCI_LINT_CACHE=$(CURDIR)/.build/golangci-lint $(TOOLS)/golangci-
 BUF_BASE ?= $(shell git describe --tags --abbrev=0 2>/dev/null || echo HEAD)
 # 2 cores: the race detector's programs are hungry.
 TEST_TIMEOUT ?= 20m
+# How many packages are tested at a time. Those of e2e come first, because they take
+# longest, and mostly wait: one after the other they would leave the cores idle.
+TEST_PACKAGES ?= 3
 
 .PHONY: help
 help: ## Say what there is
@@ -39,9 +42,8 @@ sandbox: ## Build the real parts that demo and tests run against (once; minutes)
 	@$(GO) run ./cmd/sandbox build
 
 .PHONY: test
-test: sandbox ## Run all tests: units and end to end, race detector on
-	$(GO) test -race -timeout $(TEST_TIMEOUT) $$($(GO) list ./... | grep -v '/e2e')
-	$(GO) test -race -timeout $(TEST_TIMEOUT) -p 1 ./e2e/...
+test: sandbox ## Run all tests: units and end to end, race detector on (TESTFLAGS=-count=1: also those that passed before)
+	$(GO) test -race -ldflags '-s -w' -timeout $(TEST_TIMEOUT) -p $(TEST_PACKAGES) $(TESTFLAGS) ./e2e/... $$($(GO) list ./... | grep -v '/e2e')
 
 .PHONY: test-unit
 test-unit: ## Run the tests that need no control plane

@@ -3,8 +3,8 @@
 // An Inventory is a set of object IDs, each with an Entry: the digest that was
 // last applied, the hash of the fields that we owned afterwards, and whether its
 // deletion waits for a person. It is stored in ConfigMaps, a few tens of kilobytes
-// each (shards), so that its size has no ceiling and a small change costs a small
-// write. The format is that of
+// each (shards), so that its size has no ceiling, and a smaller one for what has
+// changed lately, so that a small change costs a small write. The format is that of
 // cli-utils: the same label, the same keys. An inventory written by cli-utils is
 // read and taken over, and a shard of ours can be read by cli-utils.
 //

@@ -26,12 +26,15 @@ type Inventory struct {
 	shards []*shard
 	// room is the first shard that may have room.
 	room int
+	news news
 }
 
 // slot is an entry and the index of the shard that holds it.
 type slot struct {
 	Entry
 	shard int
+	// news: what that shard has of it, as it is stored, is outdated.
+	news bool
 }
 
 // shard is the state of one ConfigMap.
@@ -55,7 +58,7 @@ type shard struct {
 
 // New returns an empty inventory with this ID.
 func New(id string) *Inventory {
-	return &Inventory{id: id, slots: map[ID]slot{}}
+	return &Inventory{id: id, slots: map[ID]slot{}, news: news{shard: shard{name: newsName(id)}}}
 }
 
 // ID of the inventory: what its ConfigMaps carry as a label, and what the objects
@@ -84,6 +87,9 @@ func (inv *Inventory) All() iter.Seq2[ID, Entry] {
 
 // Changed says that there is something to save.
 func (inv *Inventory) Changed() bool {
+	if inv.news.dirty {
+		return true
+	}
 	for _, sh := range inv.shards {
 		if sh.dirty {
 			return true
@@ -102,8 +108,8 @@ func (inv *Inventory) Set(id ID, e Entry) {
 		}
 		sh := inv.shards[old.shard]
 		if sh.size <= shardBytes || sh.target {
-			sh.dirty = true
-			inv.slots[id] = slot{Entry: e, shard: old.shard}
+			inv.slots[id] = slot{Entry: e, shard: old.shard, news: old.news}
+			inv.changed(id)
 			return
 		}
 		inv.free(id, old)
@@ -130,6 +136,9 @@ func (inv *Inventory) free(id ID, s slot) {
 	sh.size -= entrySize(id)
 	sh.dirty = true
 	inv.room = min(inv.room, s.shard)
+	if s.news {
+		inv.news.remove(id)
+	}
 }
 
 // place finds the shard for a new entry, or makes one.

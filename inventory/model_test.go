@@ -119,11 +119,19 @@ func TestInventory_AgainstAModelWithFaultsBetweenTheWrites(t *testing.T) {
 			store.odds = 0
 			require.NoError(t, inv.Save(t.Context(), store))
 			require.Equal(t, m.pending, all(load(t, store.memory)))
-			keys := 0
-			for _, s := range store.shards {
-				keys += len(s.Data)
+			keys, news := map[string]struct{}{}, store.shards["inventory-1-2-new"]
+			for name, s := range store.shards {
+				for key := range s.Data {
+					if name != news.Name {
+						require.NotContains(t, keys, key, "an entry is stored twice")
+						keys[key] = struct{}{}
+					}
+				}
 			}
-			require.Equal(t, len(m.pending), keys, "no entry is stored twice")
+			require.Len(t, keys, len(m.pending))
+			for key := range news.Data {
+				require.Contains(t, keys, key, "the news have it alone")
+			}
 			require.Positive(t, crashes)
 		})
 	}

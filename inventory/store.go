@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 
 	"golang.org/x/sync/errgroup"
 )
@@ -43,7 +44,14 @@ func Load(ctx context.Context, st Storage, id string) (*Inventory, error) {
 	}
 	inv := New(id)
 	for _, s := range stored {
-		inv.add(s)
+		if s.Name != inv.news.name {
+			inv.add(s)
+		}
+	}
+	for _, s := range stored {
+		if s.Name == inv.news.name {
+			inv.addNews(s)
+		}
 	}
 	return inv, nil
 }
@@ -85,8 +93,7 @@ func (inv *Inventory) Save(ctx context.Context, st Storage) error {
 	for _, sources := range []bool{false, true} {
 		var g errgroup.Group
 		g.SetLimit(saveParallel)
-		for n, d := range data {
-			sh := inv.shards[n]
+		for sh, d := range data {
 			if sh.source != sources {
 				continue
 			}
@@ -103,28 +110,41 @@ func (inv *Inventory) Save(ctx context.Context, st Storage) error {
 			return err
 		}
 	}
-	for n := range data {
-		inv.shards[n].dirty, inv.shards[n].source, inv.shards[n].target = false, false, false
+	for sh := range data {
+		sh.dirty, sh.source, sh.target = false, false, false
 	}
+	inv.news.stored = len(inv.news.ids)
 	return nil
 }
 
-// encodeDirty returns the data of the shards to write, by index.
-func (inv *Inventory) encodeDirty() map[int]map[string]string {
-	data := map[int]map[string]string{}
-	for n, sh := range inv.shards {
+// encodeDirty returns the data of the shards to write.
+func (inv *Inventory) encodeDirty() map[*shard]map[string]string {
+	data := map[*shard]map[string]string{}
+	begin := func(sh *shard) (d map[string]string) {
 		if sh.dirty {
-			data[n] = map[string]string{}
-			for key, value := range sh.unreadable {
-				data[n][key] = value
-			}
+			d = make(map[string]string, len(sh.unreadable))
+			maps.Copy(d, sh.unreadable)
+			data[sh] = d
+		}
+		return d
+	}
+	if d := begin(&inv.news.shard); d != nil {
+		for id := range inv.news.ids {
+			key, value := encode(id, inv.slots[id].Entry)
+			d[key] = value
 		}
 	}
-	if len(data) == 0 {
-		return nil
+	shards := make([]map[string]string, len(inv.shards)) // nil: it is not written
+	written := false
+	for n, sh := range inv.shards {
+		shards[n] = begin(sh)
+		written = written || sh.dirty
+	}
+	if !written {
+		return data
 	}
 	for id, s := range inv.slots {
-		if d, ok := data[s.shard]; ok {
+		if d := shards[s.shard]; d != nil {
 			key, value := encode(id, s.Entry)
 			d[key] = value
 		}

@@ -21,7 +21,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/metadata"
 
 	"github.com/kas-agentk/kas/api/agentcfg"
@@ -36,6 +36,11 @@ const asProcess = "KAS_TEST_AS_PROCESS"
 type process struct {
 	agent, observability string
 	repository           *fakeGitaly
+	// credentials by which agents trust it.
+	credentials credentials.TransportCredentials
+	configFile  string
+	// end it by a signal, and wait for that.
+	end func(os.Signal)
 }
 
 // benchRails knows agents by tokens "<number>", and one project.
@@ -68,20 +73,35 @@ func startProcess(tb testing.TB, objects int) *process {
 	tb.Cleanup(rails.Close)
 	dir := tb.TempDir()
 	secretFile, configFile := filepath.Join(dir, "secret"), filepath.Join(dir, "kas.yaml")
+	certFile, keyFile := filepath.Join(dir, "tls.crt"), filepath.Join(dir, "tls.key")
+	writePair(tb, certFile, keyFile, "kas")
+	var err error
+	if p.credentials, err = credentials.NewClientTLSFromFile(certFile, ""); err != nil {
+		tb.Fatal(err)
+	}
 	for path, text := range map[string]string{
 		secretFile: base64.StdEncoding.EncodeToString(secret),
 		configFile: fmt.Sprintf(`
 gitlab: {address: %q, authentication_secret_file: %q, api_rate_limit: {refill_rate_per_second: 10000, bucket_size: 10000}}
-agent: {listen: {address: "127.0.0.1:0"}, configuration: {poll_period: 1s}, gitops: {poll_period: 100ms}}
+agent: {listen: {address: "127.0.0.1:0", certificate_file: %q, key_file: %q}, configuration: {poll_period: 1s}, gitops: {poll_period: 100ms}}
 api: {listen: {address: "127.0.0.1:0"}}
 observability: {listen: {address: "127.0.0.1:0"}}
-`, rails.URL, secretFile),
+`, rails.URL, secretFile, certFile, keyFile),
 	} {
 		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 			tb.Fatal(err)
 		}
 	}
-	cmd := exec.CommandContext(tb.Context(), os.Args[0], "--configuration-file="+configFile)
+	p.configFile = configFile
+	p.start(tb)
+	tb.Cleanup(func() { p.end(syscall.SIGTERM) })
+	return p
+}
+
+// start starts the process.
+func (p *process) start(tb testing.TB) {
+	tb.Helper()
+	cmd := exec.CommandContext(tb.Context(), os.Args[0], "--configuration-file="+p.configFile)
 	cmd.Env = append(os.Environ(), asProcess+"=1")
 	stderr, err := cmd.StderrPipe()
 	if err != nil {
@@ -90,28 +110,43 @@ observability: {listen: {address: "127.0.0.1:0"}}
 	if err := cmd.Start(); err != nil {
 		tb.Fatal(err)
 	}
-	listening, read := make(chan *process, 1), make(chan struct{})
+	type where struct{ Msg, Agent, Observability string }
+	listening, read := make(chan where, 1), make(chan struct{})
 	go func() {
 		defer close(read)
 		for lines := bufio.NewScanner(stderr); lines.Scan(); {
-			var line struct{ Msg, Agent, Observability string }
+			var line where
 			if json.Unmarshal(lines.Bytes(), &line) == nil && line.Msg == "Listening" {
-				listening <- &process{agent: line.Agent, observability: line.Observability}
+				listening <- line
 			}
 		}
 	}()
-	tb.Cleanup(func() {
-		_ = cmd.Process.Signal(syscall.SIGTERM)
+	p.end = func(signal os.Signal) {
+		_ = cmd.Process.Signal(signal)
 		<-read
 		_ = cmd.Wait()
-	})
+	}
 	select {
-	case where := <-listening:
-		p.agent, p.observability = where.agent, where.observability
+	case line := <-listening:
+		p.agent, p.observability = line.Agent, line.Observability
 	case <-read:
 		tb.Fatal("kas did not start")
 	}
-	return p
+}
+
+// restart kills the process and starts another at the same address.
+func (p *process) restart(tb testing.TB) {
+	tb.Helper()
+	p.end(syscall.SIGKILL)
+	config, err := os.ReadFile(p.configFile)
+	if err == nil {
+		config = bytes.Replace(config, []byte(`agent: {listen: {address: "127.0.0.1:0"`), []byte(`agent: {listen: {address: "`+p.agent+`"`), 1)
+		err = os.WriteFile(p.configFile, config, 0o600)
+	}
+	if err != nil {
+		tb.Fatal(err)
+	}
+	p.start(tb)
 }
 
 func benchManifest(i, version int) string {
@@ -121,7 +156,7 @@ func benchManifest(i, version int) string {
 // connect is an agent: a connection, a Watch that has its configuration, an idle stream of
 // the tunnel, and a Sync stream.
 func (p *process) connect(ctx context.Context, id int) (*grpc.ClientConn, grpc.BidiStreamingClient[agentrpc.ConnectRequest, agentrpc.ConnectResponse], error) {
-	conn, err := grpc.NewClient(p.agent, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	conn, err := grpc.NewClient(p.agent, grpc.WithTransportCredentials(p.credentials))
 	if err != nil {
 		return nil, nil, err
 	}
@@ -169,26 +204,26 @@ func receive(sync grpc.BidiStreamingClient[agentrpc.ConnectRequest, agentrpc.Con
 	}
 }
 
-// memory is what kas needs, in bytes, after a collection of garbage.
-func (p *process) memory(tb testing.TB) map[string]float64 {
+// get what the observability listener serves.
+func (p *process) get(tb testing.TB, path string) []byte {
 	tb.Helper()
-	get := func(path string) []byte {
-		response, err := http.Get("http://" + p.observability + path)
-		if err != nil {
-			tb.Fatal(err)
-		}
-		defer func() { _ = response.Body.Close() }()
-		var body bytes.Buffer
-		if _, err := body.ReadFrom(response.Body); err != nil {
-			tb.Fatal(err)
-		}
-		return body.Bytes()
+	response, err := http.Get("http://" + p.observability + path)
+	if err != nil {
+		tb.Fatal(err)
 	}
-	for range 3 { // pools are emptied by the second
-		get("/debug/pprof/heap?gc=1")
+	defer func() { _ = response.Body.Close() }()
+	var body bytes.Buffer
+	if _, err := body.ReadFrom(response.Body); err != nil {
+		tb.Fatal(err)
 	}
+	return body.Bytes()
+}
+
+// metrics by their names with labels.
+func (p *process) metrics(tb testing.TB) map[string]float64 {
+	tb.Helper()
 	values := map[string]float64{}
-	for line := range strings.Lines(string(get("/metrics"))) {
+	for line := range strings.Lines(string(p.get(tb, "/metrics"))) {
 		name, text, _ := strings.Cut(strings.TrimSpace(line), " ")
 		if value, err := strconv.ParseFloat(text, 64); err == nil {
 			values[name] = value
@@ -197,8 +232,17 @@ func (p *process) memory(tb testing.TB) map[string]float64 {
 	return values
 }
 
+// memory is the metrics of what kas needs, in bytes, after a collection of garbage.
+func (p *process) memory(tb testing.TB) map[string]float64 {
+	tb.Helper()
+	for range 3 { // pools are emptied by the second
+		p.get(tb, "/debug/pprof/heap?gc=1")
+	}
+	return p.metrics(tb)
+}
+
 // BenchmarkRun_MemoryPerAgent connects 1,000 agents that follow one repository of 100
-// objects, each by a TCP connection of its own with a Watch, a Sync and a tunnel stream.
+// objects, each by a TLS connection of its own with a Watch, a Sync and a tunnel stream.
 func BenchmarkRun_MemoryPerAgent(b *testing.B) {
 	const count = 1000
 	for b.Loop() {

@@ -18,8 +18,9 @@ const (
 	// connectionGrace is how long streams of a connection that has reached its age may go
 	// on: the peer has been told to open the next ones on another connection.
 	connectionGrace = 10 * time.Second
-	// readBuffer of a connection, in bytes: there are many and they are mostly silent.
-	readBuffer = 4 << 10
+	// readBuffer of a connection, in bytes: there are many and they are mostly silent. What
+	// is larger is read past it.
+	readBuffer = 1 << 10
 	// handshakeTime is how long a new connection may take until it speaks gRPC.
 	handshakeTime = 20 * time.Second
 	// maxStreams of a connection: one for each manifest project, and a few.

@@ -52,14 +52,25 @@ func (p *process) shared(ctx context.Context, tb testing.TB, count int) (perAgen
 	return (all[heap] - one[heap]) / float64(count), one[heap] - empty[heap], took
 }
 
-// TestRun_AgentsOnOneRepositoryShareItsSet: kas holds 10,000 objects once, not for each of
-// 100 agents.
+// TestRun_AgentsOnOneRepositoryShareItsSet: kas holds 10,000 objects once, not for each
+// agent.
 func TestRun_AgentsOnOneRepositoryShareItsSet(t *testing.T) {
-	const objects, agents = 10_000, 100
+	const objects, agents = 10_000, 10
 	perAgent, set, took := startProcess(t, objects).shared(t.Context(), t, agents)
 	t.Logf("one set with its files: %.1f MB; each further agent: %.0f kB; %d sets sent in %s", set/1e6, perAgent/1e3, agents, took)
 	if perAgent > set/20 {
 		t.Errorf("each agent costs %.0f kB beside a set of %.0f kB: is it held more than once?", perAgent/1e3, set/1e3)
+	}
+}
+
+// BenchmarkRun_HundredAgentsShareASet is the same of 100 agents.
+func BenchmarkRun_HundredAgentsShareASet(b *testing.B) {
+	const objects, agents = 10_000, 100
+	for b.Loop() {
+		perAgent, set, took := startProcess(b, objects).shared(b.Context(), b, agents)
+		b.ReportMetric(set/1e6, "MB/set")
+		b.ReportMetric(perAgent/1e3, "kB/agent")
+		b.ReportMetric(took.Seconds(), "s/all")
 	}
 }
 

@@ -33,7 +33,7 @@ import (
 
 // asker asks an agentk's queries by gRPC. It has a namespace of its own.
 type asker struct {
-	t         *testing.T
+	t         testing.TB
 	namespace string
 	client    kubernetes.Interface
 	dynamic   dynamic.Interface
@@ -44,46 +44,46 @@ type asker struct {
 }
 
 // newAsker starts what answers, which reaches the API server by rc.
-func newAsker(t *testing.T, rc *rest.Config) *asker {
-	t.Helper()
+func newAsker(tb testing.TB, rc *rest.Config) *asker {
+	tb.Helper()
 	admin := rest.CopyConfig(server)
 	admin.QPS = -1
-	a := &asker{t: t}
+	a := &asker{t: tb}
 	var err error
 	a.client, err = kubernetes.NewForConfig(admin)
-	require.NoError(t, err)
+	require.NoError(tb, err)
 	a.dynamic, err = dynamic.NewForConfig(admin)
-	require.NoError(t, err)
-	ns, err := a.client.CoreV1().Namespaces().Create(t.Context(),
+	require.NoError(tb, err)
+	ns, err := a.client.CoreV1().Namespaces().Create(tb.Context(),
 		&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: "query-"}}, metav1.CreateOptions{})
-	require.NoError(t, err)
+	require.NoError(tb, err)
 	a.namespace = ns.Name
 
-	a.cache, err = cache.New(cache.Config{RESTConfig: rc, FieldManager: cluster.FieldManager, Log: testkit.Logger(t)})
-	require.NoError(t, err)
+	a.cache, err = cache.New(cache.Config{RESTConfig: rc, FieldManager: cluster.FieldManager, Log: testkit.Logger(tb)})
+	require.NoError(tb, err)
 	served, err := cluster.New(cluster.Config{RESTConfig: rc, Namespace: a.namespace, Cache: a.cache})
-	require.NoError(t, err)
+	require.NoError(tb, err)
 	queries, err := query.NewServer(query.Config{Registerer: prometheus.NewRegistry()}, served, a.cache)
-	require.NoError(t, err)
-	a.keeper = query.NewKeeper(query.KeeperConfig{Log: testkit.Logger(t)}, served, a.cache)
+	require.NoError(tb, err)
+	a.keeper = query.NewKeeper(query.KeeperConfig{Log: testkit.Logger(tb)}, served, a.cache)
 	srv := grpc.NewServer(grpc.ForceServerCodecV2(grpctool.RawCodec()))
 	agentrpc.RegisterClusterQueryServer(srv, queries)
 	listener := bufconn.Listen(1 << 20)
 
-	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
+	ctx, cancel := context.WithCancel(context.WithoutCancel(tb.Context()))
 	var g errgroup.Group
 	g.Go(func() error { return a.cache.Run(ctx) })
 	g.Go(func() error { return a.keeper.Run(ctx) })
 	g.Go(func() error { return srv.Serve(listener) })
 	conn, err := grpc.NewClient("passthrough:///agentk", grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return listener.DialContext(ctx) }))
-	require.NoError(t, err)
+	require.NoError(tb, err)
 	a.conn, a.query = conn, agentrpc.NewClusterQueryClient(conn)
-	t.Cleanup(func() {
-		require.NoError(t, conn.Close())
+	tb.Cleanup(func() {
+		require.NoError(tb, conn.Close())
 		srv.Stop()
 		cancel()
-		require.NoError(t, g.Wait())
+		require.NoError(tb, g.Wait())
 	})
 	return a
 }
@@ -192,7 +192,7 @@ func (a *asker) same(want *metav1.Table, got *clusterstate.ListResponse) {
 
 // queryWatch is an open watch.
 type queryWatch struct {
-	t      *testing.T
+	t      testing.TB
 	stream grpc.ServerStreamingClient[clusterstate.WatchResponse]
 	stop   context.CancelFunc
 	// left are the events of the newest response, of cursor, that until has not looked at.

@@ -7,10 +7,6 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
-	"golang.org/x/sync/errgroup"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/kas-agentk/kas/gitops"
 )
@@ -39,7 +35,6 @@ func TestRun_ManyObjectsCostFewInventoryWrites(t *testing.T) {
 	inventoryWrites := a.requests.writes.Load() - n
 	require.LessOrEqual(t, inventoryWrites, int64(12))
 	t.Logf("%d applied in %s (%.0f/s), %d inventory writes", n, took, n/took.Seconds(), inventoryWrites)
-	t.Logf("a bare client: %.0f/s", bare(t, a, n))
 
 	a.requests.reset()
 	cpu, began := cpuTime(t), time.Now()
@@ -52,28 +47,6 @@ func TestRun_ManyObjectsCostFewInventoryWrites(t *testing.T) {
 	_, l := a.sync(configMap("rest", "1"))
 	t.Logf("pruned in %s", time.Since(began))
 	require.Len(t, l.removed, n)
-}
-
-// bare applies n ConfigMaps with nothing but a client, and returns how many a second.
-func bare(t *testing.T, a *agent, n int) float64 {
-	t.Helper()
-	client := a.dynamic.Resource(schema.GroupVersionResource{Version: "v1", Resource: "configmaps"}).Namespace(a.namespace)
-	var g errgroup.Group
-	g.SetLimit(64)
-	began := time.Now()
-	for i := range n {
-		g.Go(func() error {
-			u := &unstructured.Unstructured{Object: map[string]any{
-				"apiVersion": "v1", "kind": "ConfigMap",
-				"metadata": map[string]any{"name": fmt.Sprintf("bare-%05d", i)},
-				"data":     map[string]any{"key": "1"},
-			}}
-			_, err := client.Apply(t.Context(), u.GetName(), u, metav1.ApplyOptions{FieldManager: "bare", Force: true})
-			return err
-		})
-	}
-	require.NoError(t, g.Wait())
-	return float64(n) / time.Since(began).Seconds()
 }
 
 func cpuTime(t *testing.T) time.Duration {

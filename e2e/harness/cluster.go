@@ -25,7 +25,7 @@ const (
 	// error.
 	CommandTimeout = time.Minute
 	// AnswerTimeout bounds a request likewise.
-	AnswerTimeout = 15 * time.Second
+	AnswerTimeout = time.Minute
 )
 
 // Cluster is where agents apply.

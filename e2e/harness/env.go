@@ -4,10 +4,12 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
+	"strconv"
 	"testing"
 	"time"
 
@@ -34,6 +36,9 @@ const (
 	// LogLevelEnv names the variable that overrides the programs' log level, which is debug:
 	// for benchmarks as well.
 	LogLevelEnv = "E2E_LOG_LEVEL"
+	// sideBySide is how many parallel tests run at a time, unless -parallel says otherwise:
+	// they mostly wait.
+	sideBySide = 5
 	// infoCacheTTL of kas: how long a revoked token may go on.
 	infoCacheTTL = 2 * time.Second
 	// KeepEnv names the variable that, when set, keeps an Env's directory, with all logs.
@@ -58,6 +63,7 @@ type Env struct {
 // Main runs a package's tests in an Env, for TestMain: env is set before the tests
 // run. It returns the exit code.
 func Main(m *testing.M, env **Env) int {
+	flag.Parse()
 	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
 	defer cancel()
 	e, err := Start(ctx, os.Stderr)
@@ -66,6 +72,11 @@ func Main(m *testing.M, env **Env) int {
 		return 1
 	}
 	*env = e
+	if parallel := flag.Lookup("test.parallel"); parallel.Value.String() == parallel.DefValue {
+		if err := flag.Set(parallel.Name, strconv.Itoa(sideBySide)); err != nil {
+			fmt.Fprintln(os.Stderr, "e2e:", err)
+		}
+	}
 	code := m.Run()
 	if err := e.Stop(); err != nil {
 		fmt.Fprintln(os.Stderr, "e2e:", err)

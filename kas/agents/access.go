@@ -5,7 +5,6 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
-	"reflect"
 	"sync/atomic"
 	"time"
 
@@ -17,9 +16,6 @@ import (
 
 	"github.com/kas-agentk/kas/internal/gitlabapi"
 )
-
-// minGuard is the shortest time between two questions of Guard about the same token.
-const minGuard = time.Second
 
 // Rails answers who an agent is and what it may read. Its errors wrap gitlabapi's
 // sentinels, and each call ends by itself in bounded time.
@@ -106,43 +102,6 @@ func (a *Access) Recheck(agentID int64) {
 
 // Rechecked returns a channel that is closed at the agent's next Recheck.
 func (a *Access) Rechecked(agentID int64) <-chan struct{} { return a.bells.of(agentID) }
-
-// Guard asks again whenever the answer about a token expires or is to be rechecked, until RoR refuses it, says
-// something else about the agent than known, or ctx ends; it returns why. A stream that
-// is to end with its token runs beside a Guard.
-func (a *Access) Guard(ctx context.Context, token string, known gitlabapi.AgentInfo) error {
-	for {
-		rechecked := a.Rechecked(known.AgentID)
-		info, until, err := a.agent(ctx, token)
-		switch {
-		case ctx.Err() != nil:
-			return ctx.Err()
-		case err == nil && !sameAgent(info, known):
-			return status.Error(codes.Unavailable, "the agent's project was changed or moved: connect again")
-		case err != nil && status.Code(err) != codes.Unavailable:
-			return err
-		}
-		// Trouble leaves the stream open: it was let in, and the next answer decides.
-		wait := max(until.Sub(a.clock.Now()), minGuard)
-		if err != nil {
-			wait = staleRetry
-		}
-		timer := a.clock.NewTimer(wait)
-		select {
-		case <-ctx.Done():
-			timer.Stop()
-			return ctx.Err()
-		case <-timer.C():
-		case <-rechecked:
-			timer.Stop()
-		}
-	}
-}
-
-// sameAgent tells whether two answers about a token say the same.
-func sameAgent(a, b gitlabapi.AgentInfo) bool {
-	return reflect.DeepEqual(a, b)
-}
 
 // watchRails tells the log when RoR goes away and comes back, once each.
 func (a *Access) watchRails(err error) {

@@ -245,7 +245,7 @@ func TestAnswers_AreBounded(t *testing.T) {
 	}
 }
 
-// guard runs Guard; the channel has what it returns.
+// guard runs a Guard; the channel has what it returns.
 func guard(t *testing.T, access *Access) <-chan error {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
@@ -253,13 +253,16 @@ func guard(t *testing.T, access *Access) <-chan error {
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		done <- access.Guard(ctx, "good", seven())
+		g := access.NewGuard("good", seven())
+		defer g.End()
+		defer cancel()
+		done <- g.Wait(ctx, nil)
 	}()
 	t.Cleanup(func() { cancel(); <-ended })
 	return done
 }
 
-// guardedUntil steps the clock until Guard returns.
+// guardedUntil steps the clock until the Guard returns.
 func guardedUntil(t *testing.T, clock *clocktesting.FakeClock, done <-chan error) error {
 	t.Helper()
 	var got error

@@ -7,7 +7,6 @@ import (
 	"sync"
 
 	"go.uber.org/zap"
-	"golang.org/x/sync/errgroup"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/kas-agentk/kas/api/agentcfg"
@@ -57,18 +56,18 @@ type feed struct {
 	complained string
 }
 
-// run follows the file until ctx ends.
+// run follows the file until ctx ends. There are many feeds: those that act on what it
+// says have goroutines only while they do.
 func (f *feed) run(ctx context.Context) error {
-	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error {
-		return f.files.Follow(ctx, f.repo, gitrepo.Ref{}, f.cfg.PollPeriod, f.revisions.put)
-	})
-	g.Go(func() error { return f.revisions.each(ctx, f.cfg.Clock, f.load) })
-	// There are many feeds: this goroutine need not wait idly.
-	if err := f.reports.each(ctx, f.cfg.Clock, f.report); ctx.Err() == nil {
-		return err
-	}
-	return g.Wait()
+	var acting sync.WaitGroup
+	start := func(act func(context.Context)) { acting.Go(func() { act(ctx) }) }
+	f.revisions.open(start)
+	f.reports.open(start)
+	err := f.files.Follow(ctx, f.repo, gitrepo.Ref{}, f.cfg.PollPeriod, f.revisions.put)
+	f.revisions.close()
+	f.reports.close()
+	acting.Wait()
+	return err
 }
 
 // get returns the configuration in force (nil: none yet) and a channel that is closed when
@@ -180,7 +179,7 @@ func (f *feed) publish(next *configuration, mistake *syncstatus.FileError) {
 	}
 	f.mu.Unlock()
 	if !same {
-		f.log.Info("Agent has a new configuration", logging.Commit(next.commit), zap.Strings("projects", next.projects()))
+		f.log.Info("Agent has a new configuration", logging.AgentID(f.agent.AgentID), logging.Commit(next.commit), zap.Strings("projects", next.projects()))
 		f.reports.put(next.asWritten)
 	}
 }
@@ -199,7 +198,7 @@ func (f *feed) complain(message string, line int) {
 	f.complained = message
 	f.mu.Unlock()
 	if !repeated {
-		f.log.Info("Agent's newest configuration is not in force",
+		f.log.Info("Agent's newest configuration is not in force", logging.AgentID(f.agent.AgentID),
 			zap.String("path", f.path), zap.Int("line", line), zap.String("reason", message))
 	}
 	f.status.Configuration(f.agent, told, projects)
@@ -219,6 +218,6 @@ func (f *feed) report(ctx context.Context, cfg *agentcfg.ConfigurationFile) (aga
 	case errors.Is(err, gitlabapi.ErrUnavailable):
 		return true
 	}
-	f.log.Warn("RoR does not take the agent's configuration", zap.Error(err))
+	f.log.Warn("RoR does not take the agent's configuration", logging.AgentID(f.agent.AgentID), zap.Error(err))
 	return false
 }

@@ -124,12 +124,17 @@ func (s *Server) Watch(req *agentrpc.WatchRequest, stream grpc.ServerStreamingSe
 	}
 	remove := s.with.Registry.add(agent, req.GetAgentMeta())
 	defer remove()
-	log := s.with.Log.With(logging.AgentID(agent.AgentID), zap.String("agent", agent.AgentName),
-		zap.Int64("instance_id", req.GetAgentMeta().GetInstanceId()))
-	log.Info("Agent connected", zap.String("version", clip(req.GetAgentMeta().GetVersion())), zap.String("pod", clip(req.GetAgentMeta().GetPodName())))
+	s.log(agent, req).Info("Agent connected", zap.String("version", clip(req.GetAgentMeta().GetVersion())), zap.String("pod", clip(req.GetAgentMeta().GetPodName())))
 	err = s.follow(ctx, token, agent, path, req.GetCommitId(), stream)
-	log.Info("Agent disconnected", zap.String("reason", reasonOf(ctx, err)))
+	s.log(agent, req).Info("Agent disconnected", zap.String("reason", reasonOf(ctx, err)))
 	return err
+}
+
+// log of a stream. It is made when it is used: there are many streams, and a logger takes a
+// kilobyte.
+func (s *Server) log(agent gitlabapi.AgentInfo, req *agentrpc.WatchRequest) *zap.Logger {
+	return s.with.Log.With(logging.AgentID(agent.AgentID), zap.String("agent", agent.AgentName),
+		zap.Int64("instance_id", req.GetAgentMeta().GetInstanceId()))
 }
 
 // reasonOf says why a stream has ended.
@@ -149,24 +154,16 @@ func (s *Server) follow(ctx context.Context, token string, agent gitlabapi.Agent
 	defer s.leave(shared)
 	shared.feed.hint(held)
 
-	// There are many agents: what can be done in gRPC's own goroutine is.
 	ctx, end := context.WithCancel(ctx)
-	guarded := make(chan error, 1)
-	go func() {
-		defer end()
-		guarded <- s.with.Access.Guard(ctx, token, agent)
-	}()
-	err = send(ctx, agent, shared.feed, stream)
-	lost := ctx.Err() != nil // its access, or its connection
-	end()
-	if why := <-guarded; lost {
-		return why
-	}
-	return err
+	guard := s.with.Access.NewGuard(token, agent)
+	defer guard.End()
+	defer end()
+	return send(ctx, agent, shared.feed, guard, stream)
 }
 
-// send hands the agent each configuration that comes into force.
-func send(ctx context.Context, agent gitlabapi.AgentInfo, f *feed, stream grpc.ServerStreamingServer[agentrpc.WatchResponse]) error {
+// send hands the agent each configuration that comes into force. There are many agents:
+// all of it is done in gRPC's own goroutine.
+func send(ctx context.Context, agent gitlabapi.AgentInfo, f *feed, guard *Guard, stream grpc.ServerStreamingServer[agentrpc.WatchResponse]) error {
 	for {
 		cfg, changed := f.get()
 		if cfg != nil {
@@ -181,10 +178,8 @@ func send(ctx context.Context, agent gitlabapi.AgentInfo, f *feed, stream grpc.S
 				return err //nolint:wrapcheck // it is the RPC's status
 			}
 		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-changed:
+		if err := guard.Wait(ctx, changed); err != nil {
+			return err
 		}
 	}
 }
@@ -203,19 +198,18 @@ func (s *Server) join(ctx context.Context, agent gitlabapi.AgentInfo, path strin
 		return shared, nil
 	}
 	f := &feed{
-		cfg:       s.cfg,
-		agent:     agent,
-		repo:      gitrepo.Repository{Server: agent.GitalyInfo, Repository: agent.GitalyRepository},
-		path:      path,
-		files:     s.with.Files,
-		rails:     s.with.Reporter,
-		status:    s.with.Status,
-		log:       s.with.Log.With(logging.AgentID(agent.AgentID)),
-		revisions: newNewest[gitrepo.Revision](),
-		reports:   newNewest[*agentcfg.ConfigurationFile](),
-		lastGood:  s.remembered[agent.AgentID],
-		changed:   make(chan struct{}),
+		cfg:      s.cfg,
+		agent:    agent,
+		repo:     gitrepo.Repository{Server: agent.GitalyInfo, Repository: agent.GitalyRepository},
+		path:     path,
+		files:    s.with.Files,
+		rails:    s.with.Reporter,
+		status:   s.with.Status,
+		log:      s.with.Log,
+		lastGood: s.remembered[agent.AgentID],
+		changed:  make(chan struct{}),
 	}
+	f.revisions, f.reports = newNewest(s.cfg.Clock, f.load), newNewest(s.cfg.Clock, f.report)
 	delete(s.remembered, agent.AgentID)
 	// The feed lives as long as its users, whichever of them comes first.
 	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
@@ -225,7 +219,7 @@ func (s *Server) join(ctx context.Context, agent gitlabapi.AgentInfo, path strin
 	go func() {
 		defer close(shared.ended)
 		if err := f.run(ctx); err != nil && ctx.Err() == nil {
-			f.log.Error("Following the agent's configuration ended", zap.Error(err))
+			f.log.Error("Following the agent's configuration ended", logging.AgentID(agent.AgentID), zap.Error(err))
 		}
 	}()
 	return shared, nil

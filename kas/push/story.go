@@ -17,11 +17,19 @@ import (
 type story struct {
 	log   *zap.Logger
 	clock clock.PassiveClock
+	// Whose set it is.
+	agentID              int64
+	agentName, projectID string
 
 	mu         sync.Mutex
 	commit     string
 	detectedAt time.Time
 	told       map[syncstatus.State]struct{}
+}
+
+// logger is made when it is used: there are many streams, and it takes a kilobyte.
+func (s *story) logger() *zap.Logger {
+	return s.log.With(logging.AgentID(s.agentID), zap.String("agent", s.agentName), logging.Project(s.projectID))
 }
 
 // begin is called before a set is sent: the agent may speak of it before all is said.
@@ -32,7 +40,7 @@ func (s *story) begin(b *built) {
 }
 
 func (s *story) sent(b *built, fresh *delta) {
-	s.log.Info("Object set sent", logging.Commit(b.commitID), zap.Int("objects", len(b.set.Objects)),
+	s.logger().Info("Object set sent", logging.Commit(b.commitID), zap.Int("objects", len(b.set.Objects)),
 		zap.Int("objects_sent", fresh.objects), zap.Int("bytes_sent", fresh.bytes),
 		zap.Duration("since_detected", s.clock.Since(b.detectedAt)))
 }
@@ -54,6 +62,6 @@ func (s *story) reported(r *agentrpc.Report) {
 	if !news {
 		return
 	}
-	s.log.Info("Agent says how the commit fares", logging.Commit(r.GetCommitId()), zap.Stringer("state", r.GetState()),
+	s.logger().Info("Agent says how the commit fares", logging.Commit(r.GetCommitId()), zap.Stringer("state", r.GetState()),
 		zap.String("applied_commit", r.GetAppliedCommitId()), zap.String("message", r.GetMessage()), zap.Duration("since_detected", took))
 }

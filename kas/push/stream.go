@@ -8,7 +8,6 @@ import (
 	"sync"
 	"time"
 
-	"go.uber.org/zap"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -19,7 +18,6 @@ import (
 	"github.com/kas-agentk/kas/api/syncstatus"
 	"github.com/kas-agentk/kas/internal/gitlabapi"
 	"github.com/kas-agentk/kas/internal/gitrepo"
-	"github.com/kas-agentk/kas/internal/logging"
 )
 
 // stream is one open Connect. Its methods run in Connect's goroutine, but for
@@ -92,8 +90,7 @@ func (s *stream) run(ctx context.Context) error {
 	}
 	s.server.status.Connected(s.agent, s.wish.projectID)
 	defer s.close()
-	s.story = &story{clock: s.server.clock, log: s.server.log.With(
-		logging.AgentID(s.agent.AgentID), zap.String("agent", s.agent.AgentName), logging.Project(s.wish.projectID))}
+	s.story = &story{clock: s.server.clock, log: s.server.log, agentID: s.agent.AgentID, agentName: s.agent.AgentName, projectID: s.wish.projectID}
 	close(ready)
 	s.server.book.add(s)
 	s.feed = s.server.feeds.join(ctx, s.repository(), s.wish)

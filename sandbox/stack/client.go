@@ -17,7 +17,7 @@ import (
 )
 
 // clientTimeout bounds one request, so that a part that hangs is an error.
-const clientTimeout = 15 * time.Second
+const clientTimeout = time.Minute
 
 // Client speaks the part of ror's public REST that the demo and the tests need.
 type Client struct {
