@@ -159,13 +159,16 @@ func (r *reached) begin(who *agentrpc.Impersonation, method, url, contentType, b
 	}
 	reader, writer := io.Pipe()
 	go func() {
-		var m *agentrpc.HttpResponse
-		for err == nil {
-			if m, err = stream.Recv(); err == nil {
+		for {
+			m, err := stream.Recv()
+			if err == nil {
 				_, err = writer.Write(m.GetData())
 			}
+			if err != nil {
+				_ = writer.CloseWithError(err)
+				return
+			}
 		}
-		_ = writer.CloseWithError(err)
 	}()
 	return first.GetHead().GetStatus(), reader, func() { cancel(); _ = reader.Close() }, nil
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"path/filepath"
 	"regexp"
 	"strconv"
 	"strings"
@@ -28,7 +29,7 @@ func TestProxy_KubectlWorks(t *testing.T) {
 	silent, pod := begin(f, kubectl)
 	t.Run("at once", func(t *testing.T) {
 		for name, test := range map[string]func(*testing.T, *harness.Fixture, *harness.Kubectl){
-			"reads and writes": readsAndWrites, "follows logs": followsLogs, "runs commands": runsCommands,
+			"obeys kasctl's kubeconfig": obeysKasctl, "reads and writes": readsAndWrites, "follows logs": followsLogs, "runs commands": runsCommands,
 			"forwards ports": forwardsPorts, "bears slow readers": bearsSlowReaders,
 			"lets jobs do what they may": letsJobsDoWhatTheyMay,
 			"refuses strangers":          refusesStrangers, "refuses revoked tokens": refusesRevokedTokens,
@@ -48,6 +49,19 @@ func TestProxy_KubectlWorks(t *testing.T) {
 	silent.goesOn(f, pod)
 	silent.interrupt()
 	nothingRuns(f, nil)
+}
+
+func obeysKasctl(t *testing.T, f *harness.Fixture, _ *harness.Kubectl) {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "kubeconfig")
+	status, output := kasctl(f, "", "kubeconfig", f.Config.Path+":"+f.Name, "--create-token", "--output", file,
+		"--certificate-authority", f.Stack.KasProxyCAFile)
+	if status != 0 {
+		t.Fatalf("kasctl kubeconfig exits with %d: %s", status, output)
+	}
+	if out := f.KubectlWith(file).Must("get", "configmaps", "--namespace", f.Name, "--output", "name"); !strings.Contains(out, "configmap/kube-root-ca.crt") {
+		t.Errorf("get says %q", out)
+	}
 }
 
 func readsAndWrites(t *testing.T, _ *harness.Fixture, kubectl *harness.Kubectl) {

@@ -32,7 +32,7 @@
 // need as well.
 //
 //   - A replica is silent about a project that it has no stream for, and for Config.Hold
-//     about one whose agent has not reported yet. So an agent that moves from one to the
+//     about one whose agent has not reported, or whose repository was not read yet. So an agent that moves from one to the
 //     other is never said to be away or to have said nothing.
 //   - After Config.Grace without a stream it asks: where another one has the agent, or spoke
 //     last and still has it, it leaves the project to that one. Else it speaks, by what it

@@ -27,6 +27,14 @@ func (s *Store) speak(p *project) {
 	delete(s.silent, p.key)
 }
 
+// speakIfKnown does so once it is known here what the agent says, and of which commit: one
+// without the other would be less than another replica has said. The lock is held.
+func (s *Store) speakIfKnown(p *project) {
+	if p.heard && p.source != nil {
+		s.speak(p)
+	}
+}
+
 // listen judges silent projects until ctx ends.
 func (s *Store) listen(ctx context.Context) error {
 	tick := s.clock.NewTicker(min(s.cfg.Grace, s.cfg.Hold) / judgements)

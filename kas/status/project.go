@@ -41,6 +41,7 @@ type project struct {
 	// newer one, so this one is dead and does not know it yet.
 	connectedSince time.Time
 	superseded     bool
+	heard          bool      // the agent has reported since then
 	offlineSince   time.Time // zero while a stream is open
 	updatedAt      time.Time
 	// silent: other replicas may know better, so nobody is told of it. silentSince is when

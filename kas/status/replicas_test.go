@@ -121,6 +121,15 @@ func TestReplicas_AnAgentThatMovesIsNeverSaidToBeAway(t *testing.T) {
 			b.arrive()
 			b.follow("c1", "x")
 		}},
+		"it reports before its repository is read": {func(a, b *member) {
+			a.unfollow()
+			a.leave()
+			b.arrive()
+			b.store.Connected(seven, staging)
+			b.store.Report(seven, staging, reportOf("c1", healthy("x")...))
+			b.pass(time.Second)
+			b.store.Source(seven, staging, sourceOf("c1"))
+		}},
 		"messages get lost": {func(a, b *member) {
 			a.deaf = true
 			b.arrive()

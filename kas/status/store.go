@@ -189,7 +189,7 @@ func (s *Store) Connected(info gitlabapi.AgentInfo, projectID string) {
 				s.hush(p) // what it is about to report may be known elsewhere
 			}
 			p.wasConnected, p.offlineSince, p.staged = true, time.Time{}, nil
-			p.connectedSince, p.superseded = s.clock.Now(), false
+			p.connectedSince, p.superseded, p.heard = s.clock.Now(), false, false
 			s.touched(a, p)
 		}
 	})
@@ -224,6 +224,7 @@ func (s *Store) Source(info gitlabapi.AgentInfo, projectID string, update *syncs
 		}
 		if !proto.Equal(p.source, update) {
 			p.source, p.last = update, nil
+			s.speakIfKnown(p)
 			s.touched(a, p)
 		}
 	})
@@ -233,8 +234,8 @@ func (s *Store) Source(info gitlabapi.AgentInfo, projectID string, update *syncs
 func (s *Store) Report(info gitlabapi.AgentInfo, projectID string, report *agentrpc.Report) {
 	s.with(info.AgentID, func(a *agent) {
 		if p := s.project(a, Key{info.AgentID, projectID}); p != nil && p.take(report) {
-			p.last, p.superseded = nil, false
-			s.speak(p)
+			p.last, p.superseded, p.heard = nil, false, true
+			s.speakIfKnown(p)
 			s.touched(a, p)
 		}
 	})
