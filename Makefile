@@ -17,7 +17,7 @@ BUF_BASE ?= $(shell git describe --tags --abbrev=0 2>/dev/null || echo HEAD)
 TEST_TIMEOUT ?= 20m
 # How many packages are tested at a time. Those of e2e come first, because they take
 # longest, and mostly wait: one after the other they would leave the cores idle.
-TEST_PACKAGES ?= 3
+TEST_PACKAGES ?= 4
 
 .PHONY: help
 help: ## Say what there is

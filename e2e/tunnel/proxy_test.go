@@ -55,7 +55,7 @@ func newProxied(tb testing.TB, handler http.Handler) *proxied {
 	agent, err := kubeapi.NewServer(kubeapi.Config{RESTConfig: &rest.Config{Host: p.api.URL}})
 	require.NoError(tb, err)
 	r.connect(&service{}, func(s grpc.ServiceRegistrar) { agentrpc.RegisterKubernetesApiServer(s, agent) })
-	server, err := proxy.NewServer(proxy.Config{}, proxy.Collaborators{
+	server, err := proxy.NewServer(proxy.Config{AgentWait: time.Minute}, proxy.Collaborators{
 		RoR: everybody{}, Agents: r.kas, Limiter: everybody{}, Registerer: prometheus.NewRegistry(), Log: testkit.Logger(tb),
 	})
 	require.NoError(tb, err)
@@ -160,7 +160,11 @@ func TestProxy_ManyWatchesOfOneAgent(t *testing.T) {
 		if open.Add(1) == count {
 			close(all)
 		}
-		<-all
+		select {
+		case <-all:
+		case <-r.Context().Done():
+			return
+		}
 		_, _ = io.WriteString(w, "an event\n")
 		_ = flusher.Flush()
 		<-r.Context().Done() // a watch goes on
@@ -168,7 +172,8 @@ func TestProxy_ManyWatchesOfOneAgent(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	var seen atomic.Int64
-	var g errgroup.Group
+	// One that is refused ends them all: the others would wait for it.
+	g, ctx := errgroup.WithContext(ctx)
 	for range count {
 		g.Go(func() error {
 			response, err := p.do(ctx, p.url, http.MethodGet, "/api/v1/pods?watch=1", nil)
@@ -181,7 +186,7 @@ func TestProxy_ManyWatchesOfOneAgent(t *testing.T) {
 				return fmt.Errorf("%d: %w", response.StatusCode, err)
 			}
 			if line != "an event\n" {
-				return fmt.Errorf("got %q", line)
+				return fmt.Errorf("got %d and %q", response.StatusCode, line)
 			}
 			if seen.Add(1) == count {
 				cancel()
