@@ -29,7 +29,7 @@ const (
 
 type GetConnectedAgentsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Agents to look for. Empty with project_id unset: every agent of this kas.
+	// Agents to look for. Empty with project_id unset: every agent, of all kas.
 	AgentIds []int64 `protobuf:"varint,1,rep,packed,name=agent_ids,json=agentIds,proto3" json:"agent_ids,omitempty"`
 	// Only agents that are configured in this project.
 	ProjectId     *int64 `protobuf:"varint,2,opt,name=project_id,json=projectId,proto3,oneof" json:"project_id,omitempty"`
