@@ -1,7 +1,9 @@
 package kas
 
 import (
+	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"syscall"
@@ -37,18 +39,13 @@ func TestBounded_TurnsAwayWhoComesWhenTheLimitIsExhausted(t *testing.T) {
 		}
 	}()
 	for i := range 4 {
-		conn, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", tcp.Addr().String())
-		if err != nil {
-			t.Fatal(err)
-		}
-		said, err := io.ReadAll(conn)
+		said, err := greeting(t.Context(), tcp.Addr().String())
 		switch {
-		case i < 2 && (err != nil || string(said) != "welcome"):
+		case i < 2 && (err != nil || said != "welcome"):
 			t.Errorf("connection %d was told %q, %v", i, said, err)
 		case i >= 2 && !errors.Is(err, syscall.ECONNRESET):
 			t.Errorf("connection %d was told %q, %v; want it to be reset", i, said, err)
 		}
-		_ = conn.Close()
 	}
 	if n, err := testutil.GatherAndCount(registry); err != nil || n != 1 {
 		t.Errorf("%d metrics, %v", n, err)
@@ -59,6 +56,17 @@ func TestBounded_TurnsAwayWhoComesWhenTheLimitIsExhausted(t *testing.T) {
 	if err := <-ended; !errors.Is(err, net.ErrClosed) {
 		t.Errorf("ended with %v", err)
 	}
+}
+
+// greeting is what a connection is told. A reset may be found by dialling already.
+func greeting(ctx context.Context, address string) (string, error) {
+	conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", address)
+	if err != nil {
+		return "", fmt.Errorf("dial: %w", err)
+	}
+	said, err := io.ReadAll(conn)
+	_ = conn.Close()
+	return string(said), err
 }
 
 func TestBounded_NoRateIsNoLimit(t *testing.T) {
