@@ -46,7 +46,7 @@ func (f *Fixture) LivePod() sandbox.LivePod {
 	}
 	f.T.Cleanup(func() {
 		now := int64(0)
-		err := pods.Delete(context.Background(), pod.Name, metav1.DeleteOptions{GracePeriodSeconds: &now})
+		err := pods.Delete(context.WithoutCancel(f.T.Context()), pod.Name, metav1.DeleteOptions{GracePeriodSeconds: &now})
 		if err != nil && !apierrors.IsNotFound(err) {
 			f.T.Error(err)
 		}
