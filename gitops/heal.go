@@ -245,8 +245,8 @@ func (w *watcher) settle(got healing) error {
 	obj.status.Contest = q.contest
 	w.wakeAt(w.clock.Now().Add(quiet))
 	w.pending.put(id, inventory.Entry{Digest: got.digest, Ownership: got.live.Ownership}, q.contest != nil)
+	w.tellContested() // first: who is told of the heal may look
 	w.project.Heals.Healed(obj.status)
-	w.tellContested()
 	return nil
 }
 
@@ -289,13 +289,13 @@ func (w *watcher) tellContested() {
 func (w *watcher) due() time.Time {
 	h, now := w.healer, w.clock.Now()
 	over, next := h.memory.settled(now)
+	if len(over) > 0 {
+		w.tellContested()
+	}
 	for _, id := range over {
 		if i, ok := w.index[id]; ok {
 			w.over(i)
 		}
-	}
-	if len(over) > 0 {
-		w.tellContested()
 	}
 	for i, due := range h.waiting {
 		if !due.After(now) {

@@ -167,7 +167,9 @@ func (h *harness) client(agentID int64) testgrpc.TestServiceClient {
 
 func (h *harness) dial() agentrpc.ReverseTunnelClient {
 	h.t.Helper()
+	// Windows that grow by themselves would let an agent that does not read have ever more.
 	conn, err := grpc.NewClient("passthrough:///kas", grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithStaticStreamWindowSize(1<<16), grpc.WithStaticConnWindowSize(1<<16),
 		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return h.listener.DialContext(ctx) }))
 	require.NoError(h.t, err)
 	h.t.Cleanup(func() { _ = conn.Close() })

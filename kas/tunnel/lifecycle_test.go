@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"regexp"
 	"runtime"
 	"testing"
 	"time"
@@ -256,11 +257,19 @@ func TestConn_AgentEndsTheRPCWhileTheCallerSends(t *testing.T) {
 	})
 }
 
-// heldUp is nil when somebody waits for an agent to read.
+// atWork is the head of a goroutine's stack that waits for nobody.
+var atWork = regexp.MustCompile(`(?m)^goroutine \d+ .*\[(running|runnable)`)
+
+// heldUp is nil when somebody waits for an agent to read, and will until it does: nobody is
+// at work who could still make room.
 func heldUp() error {
 	stacks := make([]byte, 1<<20)
-	if !bytes.Contains(stacks[:runtime.Stack(stacks, true)], []byte("(*writeQuota).get")) {
+	stacks = stacks[:runtime.Stack(stacks, true)]
+	if !bytes.Contains(stacks, []byte("(*writeQuota).get")) {
 		return errors.New("nobody is held up")
+	}
+	if n := len(atWork.FindAll(stacks, -1)); n > 1 { // one is this
+		return fmt.Errorf("%d goroutines are at work", n-1)
 	}
 	return nil
 }
