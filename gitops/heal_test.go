@@ -5,6 +5,7 @@ import (
 	"slices"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -149,25 +150,28 @@ func TestRun_APIServerThatGoesAwayWhileItWaitsEndsIt(t *testing.T) {
 }
 
 func TestWatch_HealsAtOnceAndRecordsItSoon(t *testing.T) {
-	f, o, watching := synced(t, project(), cm("changed", "1"), cm("deleted", "1"), cm("rest", "1"))
+	synctest.Test(t, func(t *testing.T) {
+		f, o, watching := synced(t, project(), cm("changed", "1"), cm("deleted", "1"), cm("rest", "1"))
 
-	f.edit(t, "changed")
-	require.Equal(t, gitops.ActionConfigured, (<-watching.healed).Action)
-	f.remove(cmID("deleted"))
-	healed := <-watching.healed
-	require.Equal(t, gitops.ActionCreated, healed.Action)
-	require.Nil(t, healed.Contest)
-	require.True(t, f.names()["deleted"])
+		f.edit(t, "changed")
+		require.Equal(t, gitops.ActionConfigured, (<-watching.healed).Action)
+		f.remove(cmID("deleted"))
+		healed := <-watching.healed
+		require.Equal(t, gitops.ActionCreated, healed.Action)
+		require.Nil(t, healed.Contest)
+		require.True(t, f.names()["deleted"])
 
-	watching.clock.Step(time.Second)
-	watching.stop()
-	require.Equal(t, gitops.HealthCurrent, o.get("deleted").Health)
-	f.calls = slices.DeleteFunc(f.calls, func(c string) bool { return c == "save" })
-	require.Equal(t, []string{"apply changed", "apply deleted"}, f.calls)
-	// The record fits what is live now.
-	f.calls = nil
-	run(t, f, project(), set(t, cm("changed", "1"), cm("deleted", "1"), cm("rest", "1")))
-	require.Equal(t, []string{"resolve"}, f.calls)
+		watching.step(time.Second)
+		synctest.Wait()
+		watching.stop()
+		require.Equal(t, gitops.HealthCurrent, o.get("deleted").Health)
+		f.calls = slices.DeleteFunc(f.calls, func(c string) bool { return c == "save" })
+		require.Equal(t, []string{"apply changed", "apply deleted"}, f.calls)
+		// The record fits what is live now.
+		f.calls = nil
+		run(t, f, project(), set(t, cm("changed", "1"), cm("deleted", "1"), cm("rest", "1")))
+		require.Equal(t, []string{"resolve"}, f.calls)
+	})
 }
 
 func TestWatch_HealThatIsNotRecordedYetIsWhenAnotherRunPreempts(t *testing.T) {
@@ -227,6 +231,13 @@ var pace = []time.Duration{0, 0, 5 * time.Second, 30 * time.Second, 30 * time.Se
 
 const tick = 20 * time.Millisecond
 
+// step steps the clock when everybody waits, in a bubble of synctest: a timer that is being
+// set while the clock is stepped would be late by that step.
+func (w *watching) step(d time.Duration) {
+	synctest.Wait()
+	w.clock.Step(d)
+}
+
 // quarrel has somebody undo what the engine does to an object after every heal, for
 // as many times as pace says, and returns the object's last status.
 func quarrel(t *testing.T, f *fakeCluster, watching *watching, name string, undo func()) (last gitops.ObjectStatus) {
@@ -234,13 +245,13 @@ func quarrel(t *testing.T, f *fakeCluster, watching *watching, name string, undo
 	for n, wait := range pace {
 		undo()
 		if wait > 0 {
-			watching.clock.Step(wait - time.Millisecond)
+			watching.step(wait - time.Millisecond)
 			// That another one is healed shows that the first one was looked at.
 			other := fmt.Sprintf("other-%d", n)
 			f.edit(t, other)
 			require.Equal(t, other, (<-watching.healed).ID.Name, "at once")
 			require.Equal(t, n, f.sent("apply "+name))
-			watching.clock.Step(tick)
+			watching.step(tick)
 		}
 		last = <-watching.healed
 		require.Equal(t, name, last.ID.Name)
@@ -259,130 +270,140 @@ func fight(name string) []string {
 }
 
 func TestWatch_QuarrelIsSlowedDownAndNobodyElseIs(t *testing.T) {
-	f, o, watching := synced(t, project(), fight("fought")...)
-	f.contenders = map[string][]gitops.Contender{"fought": {{Manager: "hpa-lookalike", Fields: []string{".data.k"}}}}
+	synctest.Test(t, func(t *testing.T) {
+		f, o, watching := synced(t, project(), fight("fought")...)
+		f.contenders = map[string][]gitops.Contender{"fought": {{Manager: "hpa-lookalike", Fields: []string{".data.k"}}}}
 
-	last := quarrel(t, f, watching, "fought", func() { f.edit(t, "fought") })
-	require.Equal(t, f.contenders["fought"], last.Contest.Contenders)
-	require.Equal(t, len(pace), last.Contest.Heals)
-	require.Equal(t, len(pace)-2, f.sent("contenders fought"), "from the third heal on")
-	o.await(t, "fought", func(s gitops.ObjectStatus) bool { return s.Contest != nil && s.Contest.Heals == len(pace) })
-	require.Contains(t, o.get("fought").Message, "agentk and hpa-lookalike both set .data.k, healed 6 times: take the field out of the manifest")
+		last := quarrel(t, f, watching, "fought", func() { f.edit(t, "fought") })
+		require.Equal(t, f.contenders["fought"], last.Contest.Contenders)
+		require.Equal(t, len(pace), last.Contest.Heals)
+		require.Equal(t, len(pace)-2, f.sent("contenders fought"), "from the third heal on")
+		o.await(t, "fought", func(s gitops.ObjectStatus) bool { return s.Contest != nil && s.Contest.Heals == len(pace) })
+		require.Contains(t, o.get("fought").Message, "agentk and hpa-lookalike both set .data.k, healed 6 times: take the field out of the manifest")
 
-	require.Equal(t, int64(1), watching.contested.Load())
+		require.Equal(t, int64(1), watching.contested.Load())
 
-	watching.clock.Step(5*time.Minute - time.Second)
-	watching.clock.Step(time.Second + tick)
-	o.await(t, "fought", func(s gitops.ObjectStatus) bool { return s.Contest == nil && s.Message == "" })
-	require.Zero(t, watching.contested.Load())
-	f.edit(t, "fought")
-	require.Nil(t, (<-watching.healed).Contest, "at once, and as if nothing had been")
+		watching.step(5*time.Minute - time.Second)
+		watching.step(time.Second + tick)
+		o.await(t, "fought", func(s gitops.ObjectStatus) bool { return s.Contest == nil && s.Message == "" })
+		require.Zero(t, watching.contested.Load())
+		f.edit(t, "fought")
+		require.Nil(t, (<-watching.healed).Contest, "at once, and as if nothing had been")
+	})
 }
 
 // TestWatch_QuarrelCostsFewWrites has somebody strike back at once for ten minutes.
 func TestWatch_QuarrelCostsFewWrites(t *testing.T) {
-	f, _, watching := synced(t, project(), cm("fought", "1"), cm("rest", "1"))
-	f.salt = []byte{1} // each apply leaves another trace than what is on record
-	began, undone := watching.clock.Now(), true
-	var perMinute []int
-	f.edit(t, "fought")
-	for minute := 1; minute <= 10; minute++ {
-		before := f.sent("apply fought") + f.sent("save")
-		for watching.clock.Since(began) < time.Duration(minute)*time.Minute {
+	synctest.Test(t, func(t *testing.T) {
+		f, _, watching := synced(t, project(), cm("fought", "1"), cm("rest", "1"))
+		f.salt = []byte{1} // each apply leaves another trace than what is on record
+		began, undone := watching.clock.Now(), true
+		var perMinute []int
+		f.edit(t, "fought")
+		for minute := 1; minute <= 10; minute++ {
+			before := f.sent("apply fought") + f.sent("save")
+			for watching.clock.Since(began) < time.Duration(minute)*time.Minute {
+				select {
+				case <-watching.healed:
+					undone = false
+				case <-time.After(time.Millisecond): // when everybody waits, in this bubble
+					watching.clock.Step(time.Second)
+				}
+				if !undone {
+					f.edit(t, "fought")
+					undone = true
+				}
+			}
+			perMinute = append(perMinute, f.sent("apply fought")+f.sent("save")-before)
+		}
+		t.Logf("writes in each minute: %v, of these %d of the inventory", perMinute, f.sent("save"))
+		require.LessOrEqual(t, perMinute[0], 6)
+		for _, n := range perMinute[1:] {
+			require.LessOrEqual(t, n, 2)
+			require.Positive(t, n)
+		}
+		require.LessOrEqual(t, f.sent("save"), 2, "before it was taken for a quarrel")
+
+		// Once it is over, the last heal is put on record.
+		saved := f.sent("save")
+		for f.sent("save") == saved {
 			select {
 			case <-watching.healed:
-				undone = false
-			case <-time.After(time.Millisecond): // what it is doing, it does in less
+			case <-time.After(time.Millisecond):
 				watching.clock.Step(time.Second)
 			}
-			if !undone {
-				f.edit(t, "fought")
-				undone = true
-			}
 		}
-		perMinute = append(perMinute, f.sent("apply fought")+f.sent("save")-before)
-	}
-	t.Logf("writes in each minute: %v, of these %d of the inventory", perMinute, f.sent("save"))
-	require.LessOrEqual(t, perMinute[0], 6)
-	for _, n := range perMinute[1:] {
-		require.LessOrEqual(t, n, 2)
-		require.Positive(t, n)
-	}
-	require.LessOrEqual(t, f.sent("save"), 2, "before it was taken for a quarrel")
-
-	// Once it is over, the last heal is put on record.
-	saved := f.sent("save")
-	for f.sent("save") == saved {
-		select {
-		case <-watching.healed:
-		case <-time.After(time.Millisecond):
-			watching.clock.Step(time.Second)
-		}
-	}
-	watching.stop()
-	next := f.process()
-	run(t, next, project(), set(t, cm("fought", "1"), cm("rest", "1")))
-	require.Zero(t, next.sent("apply fought"))
+		watching.stop()
+		next := f.process()
+		run(t, next, project(), set(t, cm("fought", "1"), cm("rest", "1")))
+		require.Zero(t, next.sent("apply fought"))
+	})
 }
 
 func TestWatch_HealOfAQuarrelIsOnRecordWhenWatchEnds(t *testing.T) {
-	f, _, watching := synced(t, project(), cm("fought", "1"))
-	for n := range byte(3) {
-		f.mu.Lock()
-		f.salt = []byte{1 + n}
-		f.mu.Unlock()
-		f.edit(t, "fought")
-		for healed := false; !healed; {
-			select {
-			case s := <-watching.healed:
-				healed = true
-				require.Equal(t, n == 2, s.Contest != nil)
-			case <-time.After(time.Millisecond):
-				watching.clock.Step(time.Second) // the first ones are put on record as well
+	synctest.Test(t, func(t *testing.T) {
+		f, _, watching := synced(t, project(), cm("fought", "1"))
+		for n := range byte(3) {
+			f.mu.Lock()
+			f.salt = []byte{1 + n}
+			f.mu.Unlock()
+			f.edit(t, "fought")
+			for healed := false; !healed; {
+				select {
+				case s := <-watching.healed:
+					healed = true
+					require.Equal(t, n == 2, s.Contest != nil)
+				case <-time.After(time.Millisecond):
+					watching.clock.Step(time.Second) // the first ones are put on record as well
+				}
 			}
 		}
-	}
-	watching.stop()
-	next := f.process()
-	next.salt = f.salt
-	run(t, next, project(), set(t, cm("fought", "1")))
-	require.Zero(t, next.sent("apply fought"))
+		watching.stop()
+		next := f.process()
+		next.salt = f.salt
+		run(t, next, project(), set(t, cm("fought", "1")))
+		require.Zero(t, next.sent("apply fought"))
+	})
 }
 
 func TestWatch_ObjectThatIsDeletedAgainAndAgainIsAContestWithoutContenders(t *testing.T) {
-	f, o, watching := synced(t, project(), fight("deleted")...)
-	last := quarrel(t, f, watching, "deleted", func() { f.remove(cmID("deleted")) })
-	require.Empty(t, last.Contest.Contenders)
-	o.await(t, "deleted", func(s gitops.ObjectStatus) bool { return s.Contest != nil && s.Contest.Heals == len(pace) })
-	require.Contains(t, o.get("deleted").Message, "somebody keeps deleting the object")
+	synctest.Test(t, func(t *testing.T) {
+		f, o, watching := synced(t, project(), fight("deleted")...)
+		last := quarrel(t, f, watching, "deleted", func() { f.remove(cmID("deleted")) })
+		require.Empty(t, last.Contest.Contenders)
+		o.await(t, "deleted", func(s gitops.ObjectStatus) bool { return s.Contest != nil && s.Contest.Heals == len(pace) })
+		require.Contains(t, o.get("deleted").Message, "somebody keeps deleting the object")
+	})
 }
 
 func TestWatch_QuarrelIsRememberedByTheNextRunAndWatch(t *testing.T) {
-	p := project()
-	p.Healing = gitops.NewHealing()
-	docs := fight("fought")
-	f, _, watching := synced(t, p, docs...)
-	quarrel(t, f, watching, "fought", func() { f.edit(t, "fought") })
-	f.edit(t, "fought")
-	watching.stop()
-	f.calls = nil
+	synctest.Test(t, func(t *testing.T) {
+		p := project()
+		p.Healing = gitops.NewHealing()
+		docs := fight("fought")
+		f, _, watching := synced(t, p, docs...)
+		quarrel(t, f, watching, "fought", func() { f.edit(t, "fought") })
+		f.edit(t, "fought")
+		watching.stop()
+		f.calls = nil
 
-	docs[1] = cm("other-0", "2")
-	result, o := run(t, f, p, set(t, docs...))
-	require.Equal(t, 1, f.sent("apply other-0"))
-	require.Zero(t, f.sent("apply fought"), "a commit about something else is no reason to strike again")
-	require.NotNil(t, o.get("fought").Contest)
-	require.Equal(t, gitops.ActionUnchanged, o.get("fought").Action)
-	next := watchAt(t, watching.clock, f, p, result, o)
-	<-next.told
-	next.clock.Step(31 * time.Second)
-	require.Equal(t, "fought", (<-next.healed).ID.Name)
+		docs[1] = cm("other-0", "2")
+		result, o := run(t, f, p, set(t, docs...))
+		require.Equal(t, 1, f.sent("apply other-0"))
+		require.Zero(t, f.sent("apply fought"), "a commit about something else is no reason to strike again")
+		require.NotNil(t, o.get("fought").Contest)
+		require.Equal(t, gitops.ActionUnchanged, o.get("fought").Action)
+		next := watchAt(t, watching.clock, f, p, result, o)
+		<-next.told
+		next.step(31 * time.Second)
+		require.Equal(t, "fought", (<-next.healed).ID.Name)
 
-	next.stop()
-	docs[0] = cm("fought", "2")
-	_, o = run(t, f, p, set(t, docs...))
-	require.Equal(t, 2, f.sent("apply fought"), "a commit that changes it is applied")
-	require.Nil(t, o.get("fought").Contest)
+		next.stop()
+		docs[0] = cm("fought", "2")
+		_, o = run(t, f, p, set(t, docs...))
+		require.Equal(t, 2, f.sent("apply fought"), "a commit that changes it is applied")
+		require.Nil(t, o.get("fought").Contest)
+	})
 }
 
 func TestWatch_DriftThatTheManifestSaysToIgnore(t *testing.T) {
