@@ -31,7 +31,8 @@ func stand(t *testing.T, leases coordinationv1.LeasesGetter, identity string) *c
 	t.Helper()
 	e, err := NewLeaseElector(LeaseConfig{
 		Log: testkit.Logger(t), Leases: leases, Namespace: "gitlab-agent", Identity: identity,
-		LeaseDuration: 600 * time.Millisecond, RenewDeadline: 400 * time.Millisecond, RetryPeriod: 50 * time.Millisecond,
+		// No lease expires: who is held up for a moment would lose it to another.
+		LeaseDuration: time.Hour, RenewDeadline: 400 * time.Millisecond, RetryPeriod: 50 * time.Millisecond,
 	})
 	require.NoError(t, err)
 	ctx, cancel := context.WithCancel(t.Context())

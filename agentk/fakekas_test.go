@@ -9,7 +9,6 @@ import (
 	"sync"
 	"testing"
 
-	"github.com/stretchr/testify/require"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
@@ -21,6 +20,7 @@ import (
 	"github.com/kas-agentk/kas/api/agentcfg"
 	"github.com/kas-agentk/kas/api/agentrpc"
 	"github.com/kas-agentk/kas/internal/grpctool"
+	"github.com/kas-agentk/kas/internal/testkit"
 	"github.com/kas-agentk/kas/internal/wstransport"
 )
 
@@ -73,9 +73,11 @@ func startFakeKASOver(t *testing.T, tlsConfig *tls.Config, webSocket bool) *fake
 
 func (k *fakeKAS) start(t *testing.T) {
 	t.Helper()
-	var lc net.ListenConfig
-	l, err := lc.Listen(t.Context(), "tcp", k.address)
-	require.NoError(t, err)
+	var l net.Listener
+	testkit.Eventually(t, func() (err error) { // while it was stopped, somebody's connection may have got the port
+		l, err = (&net.ListenConfig{}).Listen(t.Context(), "tcp", k.address)
+		return err
+	})
 	k.address = l.Addr().String()
 	creds := insecure.NewCredentials()
 	if k.tls != nil && !k.webSocket {

@@ -60,6 +60,19 @@ func (r *loopRig) awaitRuns(t *testing.T, n int) {
 	})
 }
 
+// awaitWatches waits until what the engine's n-th run has left is watched.
+func (r *loopRig) awaitWatches(t *testing.T, n int) {
+	t.Helper()
+	testkit.Eventually(t, func() error {
+		r.engine.mu.Lock()
+		defer r.engine.mu.Unlock()
+		if r.engine.watches != n {
+			return fmt.Errorf("%d watches, want %d", r.engine.watches, n)
+		}
+		return nil
+	})
+}
+
 func (r *loopRig) awaitTimer(t *testing.T) {
 	t.Helper()
 	testkit.Eventually(t, func() error {
@@ -114,14 +127,7 @@ func TestLoop_FailedObjectsAreTriedAgainWithoutANewCommit(t *testing.T) {
 	r.awaitRuns(t, 3)
 
 	// All is well now: time alone is no reason to run again.
-	testkit.Eventually(t, func() error {
-		engine.mu.Lock()
-		defer engine.mu.Unlock()
-		if engine.watches != 3 {
-			return errors.New("not watching")
-		}
-		return nil
-	})
+	r.awaitWatches(t, 3)
 	require.False(t, r.clock.HasWaiters())
 }
 
@@ -159,7 +165,7 @@ func TestLoop_MendsDriftAtOnceAndQuarrelsSlowly(t *testing.T) {
 	r.clock.Step(30 * time.Second)
 	require.True(t, r.clock.HasWaiters(), "by now somebody else wants it otherwise")
 	r.clock.Step(5 * time.Minute)
-	r.awaitRuns(t, 14)
+	r.awaitWatches(t, 14) // from when on it has been quiet
 	r.clock.Step(driftQuiet + 1)
 	engine.readiness <- drift
 	r.awaitTimer(t)

@@ -71,11 +71,12 @@ func TestWatch_TellsWhenSomebodyMakesAMissingNamespace(t *testing.T) {
 			require.False(t, (<-watching.told).Retry)
 			for retry := false; !retry; {
 				w.remove(id)
+				<-time.After(time.Millisecond) // it has to look before, and may not have
 				w.put(home, inventory.Hash{}, false)
 				select {
 				case r := <-watching.told:
 					retry = r.Retry
-				case <-time.After(time.Millisecond): // it may not have looked before
+				case <-time.After(time.Millisecond):
 				}
 			}
 		})

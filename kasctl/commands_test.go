@@ -159,7 +159,8 @@ func TestKasctl_SyncWaits(t *testing.T) {
 		t.Run(row.name, func(t *testing.T) {
 			ror := startRoR(t)
 			ror.status.Store(row.before)
-			w := startWaiting(t, append([]string{"sync", "1", "--wait"}, row.args...)...)
+			// By itself it waits five minutes, which the clock may have stepped while it asks once.
+			w := startWaiting(t, append([]string{"sync", "1", "--wait", "--timeout=24h"}, row.args...)...)
 			w.step(func() bool { return ror.asked.Load() > 3 })
 			ror.status.Store(row.after)
 			w.step(func() bool { return false })

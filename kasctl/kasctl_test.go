@@ -289,8 +289,8 @@ func TestKasctl_WaitsUntilSynced(t *testing.T) {
 	for range 10 {
 		w.clock.Step(time.Second)
 	}
+	ror.status.Store("synced.json") // first: what it waited for before would be said again
 	ror.fail.Store(0)
-	ror.status.Store("synced.json")
 	w.step(func() bool { return false })
 	require.Zero(t, w.status, w.stderr)
 	require.Contains(t, w.stdout, "Synced")

@@ -45,7 +45,7 @@ func start(t *testing.T, host string, clock *testclock.FakeClock) *Cache {
 		select {
 		case err := <-done:
 			require.NoError(t, err)
-		case <-time.After(10 * time.Second):
+		case <-time.After(testkit.Patience):
 			t.Error("Run goes on after the end of its context")
 		}
 	})

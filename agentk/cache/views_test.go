@@ -79,8 +79,11 @@ func (a *api) follow(w http.ResponseWriter, r *http.Request) {
 // listen serves at an address until stop is called.
 func (a *api) listen(t *testing.T, address string) (host string, stop func()) {
 	t.Helper()
-	listener, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", address)
-	require.NoError(t, err)
+	var listener net.Listener
+	testkit.Eventually(t, func() (err error) { // before it is back, somebody's connection may have got the port
+		listener, err = (&net.ListenConfig{}).Listen(t.Context(), "tcp", address)
+		return err
+	})
 	server := httptest.NewUnstartedServer(a)
 	require.NoError(t, server.Listener.Close())
 	server.Listener = listener
@@ -239,8 +242,6 @@ func TestView_StaysWhileTheAPIServerIsAway(t *testing.T) {
 	defer v.Release()
 	_, p := v.List("")
 	a.watched(t)
-	since := v.Freshness().CurrentAt
-	now.Step(time.Minute)
 	stop()
 	for range 3 { // the engine notices, time and again
 		testkit.Eventually(t, func() error {
@@ -250,6 +251,8 @@ func TestView_StaysWhileTheAPIServerIsAway(t *testing.T) {
 			return nil
 		})
 	}
+	since := v.Freshness().CurrentAt // before that, that the watch stands may not have been noted yet
+	now.Step(time.Minute)
 	again, err := c.View(t.Context(), pods, objects.Whole)
 	require.NoError(t, err, "it is known")
 	defer again.Release()

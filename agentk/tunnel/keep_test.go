@@ -54,6 +54,11 @@ func TestServer_OpensAsManyAsKasWants(t *testing.T) {
 	r.await(t, 4, 2) // MaxStreams
 	// With none at all kas could not ask for more.
 	second.send(t, wants(0))
+	eventually(t, func() bool {
+		r.server.pool.mu.Lock()
+		defer r.server.pool.mu.Unlock()
+		return r.server.pool.wanted == 1
+	})
 	close(hold)
 	first.answer(t, 1)
 	second.answer(t, 1)
@@ -116,20 +121,22 @@ func TestServer_FailureOfOneLeavesTheOthers(t *testing.T) {
 	second.end <- status.Error(codes.Unavailable, "gone")
 	require.ErrorContains(t, r.failure(t), "gone")
 	r.await(t, 1, 1) // the kas that wanted two may be gone
-	third.send(t, whole(t, 1, unaryCall, &testpb.SimpleRequest{}))
-	third.answer(t, 1)
-	first.send(t, &agentrpc.TunnelRequest{Rpc: 1, HalfClose: true})
-	first.answer(t, 1)
+	third.send(t, &agentrpc.TunnelRequest{Rpc: 1, Start: &agentrpc.TunnelStart{Method: fullDuplex}})
+	r.await(t, 1, 2) // one more was opened, for the next
+	for _, s := range []*kasStream{third, first} {
+		s.send(t, &agentrpc.TunnelRequest{Rpc: 1, HalfClose: true})
+		s.answer(t, 1)
+	}
 	// A stream that is ended in the middle of an RPC is a failure, however it is ended.
 	first.send(t, &agentrpc.TunnelRequest{Rpc: 2, Start: &agentrpc.TunnelStart{Method: fullDuplex}})
-	eventually(t, func() bool { return r.counted(fullDuplex, "OK") == 1 })
+	eventually(t, func() bool { return r.counted(fullDuplex, "OK") == 2 })
 	r.clock.Step(young)
 	first.send(t, &agentrpc.TunnelRequest{Rpc: 2, Messages: parts(t, input(1))})
 	_, err := first.Recv()
 	require.NoError(t, err)
 	first.end <- nil
 	require.ErrorIs(t, r.failure(t), errBusy)
-	r.await(t, 1, 0)
+	r.await(t, 2, 0)
 	require.Equal(t, 1, r.logs.FilterMessage("Tunnel stream ended, opening it again").Len(), "that of the second")
 }
 

@@ -158,14 +158,14 @@ func TestWatch_FightIsShownWithBothNamesAndSlowedDown(t *testing.T) {
 	case <-time.After(10*time.Second - time.Since(began)):
 	}
 	t.Logf("%d writes of ours, inventory included, and %d of the rival in %s", a.requests.writes.Load(), edits(), time.Since(began))
-	require.LessOrEqual(t, a.requests.writes.Load(), int64(4), "three applies, and the inventory once before it was a fight")
+	require.LessOrEqual(t, a.requests.writes.Load(), int64(5), "three applies, and the inventory once after each of the two before it was a fight, at most")
 
 	a.edit(t, "other", "kubectl-edit", `{"data":{"key":"foreign"}}`)
 	began = time.Now()
 	for (<-k.healed).ID.Name != "other" {
 	}
 	t.Logf("meanwhile another object was healed in %s", time.Since(began))
-	require.Less(t, time.Since(began), 5*time.Second)
+	require.Less(t, time.Since(began), 25*time.Second, "what is fought about would take 30 s")
 }
 
 const scaled = `

@@ -48,7 +48,6 @@ func TestRun_HeldDeletionIsNamedAndBlocksNothing(t *testing.T) {
 	}
 	hold(`{"metadata":{"finalizers":["example.com/hold"]}}`)
 
-	began := time.Now()
 	set := desired(t, configMap("rest", "1"))
 	l := newLog()
 	result, err := gitops.Run(t.Context(), a.cluster, a.project, set, l)
@@ -67,6 +66,7 @@ func TestRun_HeldDeletionIsNamedAndBlocksNothing(t *testing.T) {
 	require.Contains(t, l.get("ConfigMap/held").Message, "example.com/hold")
 
 	// A newer commit is not held up, and the record stays.
+	began := time.Now()
 	_, l = a.sync(configMap("rest", "2"))
 	require.Less(t, time.Since(began), goneTimeout)
 	require.Equal(t, gitops.ActionConfigured, l.get("ConfigMap/rest").Action)

@@ -11,6 +11,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/client-go/tools/cache"
+	toolswatch "k8s.io/client-go/tools/watch"
 )
 
 // markPrefix begins the names of ConfigMaps that only mark a moment.
@@ -26,7 +28,9 @@ func (f *Fixture) Changes() (counts func() map[string]int) {
 	if err != nil {
 		f.T.Fatal(err)
 	}
-	w, err := configMaps.Watch(context.WithoutCancel(f.T.Context()), metav1.ListOptions{ResourceVersion: list.ResourceVersion})
+	// A busy API server ends watches, which then go on where they were.
+	w, err := toolswatch.NewRetryWatcherWithContext(context.WithoutCancel(f.T.Context()), list.ResourceVersion,
+		&cache.ListWatch{WatchFuncWithContext: configMaps.Watch})
 	if err != nil {
 		f.T.Fatal(err)
 	}

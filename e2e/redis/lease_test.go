@@ -2,6 +2,7 @@ package redis
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"testing"
@@ -45,7 +46,16 @@ func becomes(t *testing.T, l *replicas.Lease, want replicas.State) {
 
 func TestLease_IsHeldByOneAndGivenUp(t *testing.T) {
 	t.Parallel()
-	all := several(t, start(t), "grpc://a:1", "grpc://b:1")
+	redis, urls := start(t), []string{"grpc://a:1", "grpc://b:1"}
+	var all []*replica
+	for _, url := range urls {
+		cfg := config(redis.Address, url)
+		cfg.LeaseTTL = 10 * time.Minute // nobody here has the time to wait for it to expire
+		all = append(all, run(t, cfg))
+	}
+	for _, p := range all {
+		p.seesAllOf(t, urls)
+	}
 	a, endA := hold(t, all[0], "repo")
 	becomes(t, a, replicas.Mine)
 	b, _ := hold(t, all[1], "repo")
@@ -55,7 +65,6 @@ func TestLease_IsHeldByOneAndGivenUp(t *testing.T) {
 	unrelated, _ := hold(t, all[1], "another")
 	becomes(t, unrelated, replicas.Mine)
 
-	began := time.Now()
 	endA()
 	state, _ := a.State()
 	require.Equal(t, replicas.Unknown, state)
@@ -67,7 +76,6 @@ func TestLease_IsHeldByOneAndGivenUp(t *testing.T) {
 		}
 		return nil
 	})
-	require.Less(t, time.Since(began), leaseTTL/2, "nobody waits for it to expire")
 }
 
 func TestLease_IsRenewedAndFreeAfterTheEndOfItsHolder(t *testing.T) {
@@ -88,11 +96,23 @@ func TestLease_IsRenewedAndFreeAfterTheEndOfItsHolder(t *testing.T) {
 	}
 	restore := relay.BlackHole()
 	defer restore()
+	var seen time.Time // as its own
+	testkit.Eventually(t, func() error {
+		now := time.Now()
+		if state, _ := theirs.State(); state == replicas.Mine {
+			seen = now
+			return errors.New("it is still its own")
+		}
+		return nil
+	})
 	<-changed
 	state, _ := theirs.State()
 	require.Equal(t, replicas.Unknown, state)
-	other, _ := mine.State()
-	require.Equal(t, replicas.Other, other, "it ends here before it begins there")
+	// A tenth of the time is between the end here and the beginning there; who looks later
+	// than that does not see the order.
+	if other, _ := mine.State(); time.Since(seen) < leaseTTL/10 {
+		require.Equal(t, replicas.Other, other, "it ends here before it begins there")
+	}
 	becomes(t, mine, replicas.Mine)
 }
 

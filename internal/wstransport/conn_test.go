@@ -3,6 +3,8 @@ package wstransport
 import (
 	"bytes"
 	"crypto/rand"
+	"errors"
+	"fmt"
 	"io"
 	"net"
 	"os"
@@ -12,6 +14,8 @@ import (
 
 	"github.com/coder/websocket"
 	"github.com/stretchr/testify/require"
+
+	"github.com/kas-agentk/kas/internal/testkit"
 )
 
 // soon is a deadline that comes while a test waits for it.
@@ -109,23 +113,36 @@ func awaitStandstill(t *testing.T, n *atomic.Int64) {
 // awaitBusy waits until a read and a write are under way.
 func awaitBusy(t *testing.T, c net.Conn) {
 	t.Helper()
-	for _, d := range []*deadline{&c.(*conn).reading, &c.(*conn).writing} {
-		require.Eventually(t, func() bool {
-			d.mu.Lock()
-			defer d.mu.Unlock()
-			return d.active
-		}, 10*time.Second, time.Millisecond)
-	}
+	awaitActive(t, &c.(*conn).reading)
+	awaitActive(t, &c.(*conn).writing)
+}
+
+func awaitActive(t *testing.T, d *deadline) {
+	t.Helper()
+	testkit.Eventually(t, func() error {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		if !d.active {
+			return errors.New("nobody reads, or writes")
+		}
+		return nil
+	})
 }
 
 func TestConn_DeadlinesCutShort(t *testing.T) {
 	everyScheme(t, func(t *testing.T, one, _ net.Conn) {
 		t.Helper()
+		require.NoError(t, one.SetReadDeadline(time.Now().Add(time.Hour)))
+		read := make(chan error, 1)
+		go func() {
+			_, err := one.Read(make([]byte, 1))
+			read <- err
+		}()
+		awaitActive(t, &one.(*conn).reading) // else the deadline might come before it, and do no harm
 		require.NoError(t, one.SetReadDeadline(soon()))
-		_, err := one.Read(make([]byte, 1))
-		requireTimeout(t, err)
+		requireTimeout(t, <-read)
 		require.NoError(t, one.SetReadDeadline(time.Time{}))
-		_, err = one.Read(make([]byte, 1))
+		_, err := one.Read(make([]byte, 1))
 		requireTimeout(t, err) // that was its end
 	})
 	everyScheme(t, func(t *testing.T, one, _ net.Conn) {
@@ -159,20 +176,32 @@ func TestConn_DeadlinesThatCutNothingShortDoNoHarm(t *testing.T) {
 }
 
 func TestConn_ADeadlineMovedInTimeIsNotMissed(t *testing.T) {
-	one, other := pair(t, "ws")
-	require.NoError(t, one.SetReadDeadline(soon()))
-	read := make(chan error, 1)
-	go func() {
-		_, err := one.Read(make([]byte, 1))
-		read <- err
-	}()
-	require.NoError(t, one.SetReadDeadline(time.Now().Add(time.Hour)))
-	moved := make(chan struct{})
-	time.AfterFunc(50*time.Millisecond, func() { close(moved) })
-	<-moved
-	_, err := other.Write([]byte("x"))
-	require.NoError(t, err)
-	require.NoError(t, <-read)
+	ahead := 10 * time.Millisecond
+	testkit.Eventually(t, func() error {
+		ahead *= 2
+		one, other := pair(t, "ws")
+		deadline := time.Now().Add(ahead)
+		require.NoError(t, one.SetReadDeadline(deadline))
+		read := make(chan error, 1)
+		go func() {
+			_, err := one.Read(make([]byte, 1))
+			read <- err
+		}()
+		require.NoError(t, one.SetReadDeadline(time.Now().Add(time.Hour)))
+		inTime := time.Now().Before(deadline)
+		passed := make(chan struct{})
+		time.AfterFunc(time.Until(deadline)+30*time.Millisecond, func() { close(passed) })
+		<-passed
+		if !inTime { // nor is anything known of the read
+			_ = one.Close()
+			<-read
+			return fmt.Errorf("%s were too short to move the deadline", ahead)
+		}
+		_, err := other.Write([]byte("x"))
+		require.NoError(t, err)
+		require.NoError(t, <-read)
+		return nil
+	})
 }
 
 // The other end is gone without a word.

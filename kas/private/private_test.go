@@ -3,6 +3,7 @@ package private
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"slices"
 	"strings"
@@ -85,14 +86,24 @@ func TestNewStream_CarriesStatusDeadlineAndCancellation(t *testing.T) {
 	require.Equal(t, status.Error(codes.NotFound, "no such thing").Error(), err.Error())
 	require.False(t, notBegun(err), "the agent itself may not say so")
 
-	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
-	defer cancel()
-	_, err = r.stub(7).UnaryCall(ctx, &testgrpc.SimpleRequest{FillUsername: true})
-	require.Equal(t, codes.DeadlineExceeded, status.Code(err))
-	<-r.agent.waiting
-	<-r.agent.waiting // the agent knows it, too
+	timeout := 25 * time.Millisecond
+	testkit.Eventually(t, func() error {
+		timeout *= 2
+		ctx, cancel := context.WithTimeout(t.Context(), timeout)
+		defer cancel()
+		_, err := r.stub(7).UnaryCall(ctx, &testgrpc.SimpleRequest{FillUsername: true})
+		require.Equal(t, codes.DeadlineExceeded, status.Code(err), "%v", err)
+		select {
+		case <-r.agent.waiting:
+			<-r.agent.waiting // the agent knows it, too
+			return nil
+		case <-time.After(timeout):
+			return fmt.Errorf("within %s the agent had not heard of it", timeout)
+		}
+	})
 
-	ctx, cancel = context.WithCancel(t.Context())
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
 	both, err := r.stub(7).FullDuplexCall(ctx)
 	require.NoError(t, err)
 	require.NoError(t, both.Send(&testgrpc.StreamingOutputCallRequest{}))

@@ -212,9 +212,6 @@ func (r *ror) refuse(err error) {
 func (r *ror) Rechecked(int64) <-chan struct{} {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.bell == nil {
-		r.bell = make(chan struct{})
-	}
 	return r.bell
 }
 
@@ -222,7 +219,7 @@ func (r *ror) ring() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	close(r.bell)
-	r.bell = nil
+	r.bell = make(chan struct{}) // who has not heard this ring asks when it does
 }
 
 func (r *ror) Agent(_ context.Context, token string) (gitlabapi.AgentInfo, error) {

@@ -54,7 +54,7 @@ type harness struct {
 func start(t *testing.T, change ...func(*push.Config)) *harness {
 	t.Helper()
 	h := &harness{
-		t: t, repo: newRepository(), ror: &ror{path: "@hashed/a.git"}, board: newBoard(),
+		t: t, repo: newRepository(), ror: &ror{path: "@hashed/a.git", bell: make(chan struct{})}, board: newBoard(),
 		clock: clocktesting.NewFakeClock(started), metrics: prometheus.NewRegistry(), listener: bufconn.Listen(1 << 16),
 	}
 	var observed zapcore.Core

@@ -274,7 +274,7 @@ func TestClient_KeepsToTheRateLimit(t *testing.T) {
 	}))
 	defer server.Close()
 	cfg := config(server.URL)
-	cfg.Limit, cfg.Burst, cfg.Timeout = rate.Every(time.Hour), 2, time.Second
+	cfg.Limit, cfg.Burst, cfg.Timeout = rate.Every(time.Hour), 2, time.Minute
 	client := newClient(t, cfg)
 	var failed int
 	for range 5 {

@@ -86,7 +86,7 @@ func (p *Process) reaped(r *run, state *os.ProcessState) {
 	// one over and its failure told: both happen before mu is free again.
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	close(r.exited)
+	defer close(r.exited) // last: whoever has seen the end finds its failure told
 	if asked {
 		return
 	}
