@@ -202,7 +202,7 @@ type queryWatch struct {
 
 func (a *asker) watch(q *clusterstate.Query, cursor string) *queryWatch {
 	a.t.Helper()
-	ctx, cancel := context.WithTimeout(a.t.Context(), testkit.Patience)
+	ctx, cancel := context.WithTimeout(a.t.Context(), 5*testkit.Patience) // there may be a thousand of them
 	a.t.Cleanup(cancel)
 	stream, err := a.query.Watch(ctx, &clusterstate.WatchRequest{Query: q, Cursor: cursor})
 	require.NoError(a.t, err)

@@ -7,7 +7,6 @@ import (
 	"os"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -130,29 +129,19 @@ const heldFor = 2 * time.Second
 // letGo takes the finalizer away a while after the deletion has begun.
 func (s *crashScene) letGo() {
 	maps := s.client.CoreV1().ConfigMaps(s.namespace)
-	changes, err := maps.Watch(s.t.Context(), metav1.ListOptions{FieldSelector: "metadata.name=held"})
-	require.NoError(s.t, err)
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		for e := range changes.ResultChan() {
-			cm, ok := e.Object.(*corev1.ConfigMap)
-			if !ok || cm.DeletionTimestamp == nil {
-				continue
-			}
-			select {
-			case <-time.After(heldFor):
-			case <-s.t.Context().Done():
-			}
-			_, err := maps.Patch(context.WithoutCancel(s.t.Context()), "held", types.MergePatchType, []byte(`{"metadata":{"finalizers":null}}`), metav1.PatchOptions{})
-			if err != nil && !apierrors.IsNotFound(err) {
-				s.t.Errorf("let go: %v", err)
-			}
-			return
+	s.follow("held", func(cm *corev1.ConfigMap) bool {
+		if cm.DeletionTimestamp == nil {
+			return false
 		}
-	})
-	s.t.Cleanup(func() {
-		changes.Stop()
-		wg.Wait()
+		select {
+		case <-time.After(heldFor):
+		case <-s.t.Context().Done():
+		}
+		_, err := maps.Patch(context.WithoutCancel(s.t.Context()), "held", types.MergePatchType, []byte(`{"metadata":{"finalizers":null}}`), metav1.PatchOptions{})
+		if err != nil && !apierrors.IsNotFound(err) {
+			s.t.Errorf("let go: %v", err)
+		}
+		return true
 	})
 }
 

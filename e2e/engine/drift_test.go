@@ -1,7 +1,6 @@
 package engine_test
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"regexp"
@@ -13,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sync/errgroup"
 	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
@@ -97,33 +97,21 @@ func TestWatch_HealsManyDeletedObjectsTogether(t *testing.T) {
 // rival sets a field of a ConfigMap back whenever somebody else has changed it.
 func rival(t *testing.T, a *agent, name, manager, value string) (edits func() int) {
 	t.Helper()
-	w, err := a.client.CoreV1().ConfigMaps(a.namespace).Watch(t.Context(), metav1.ListOptions{FieldSelector: "metadata.name=" + name})
-	require.NoError(t, err)
 	patch := fmt.Appendf(nil, `{"data":{"key":%q}}`, value)
 	var mu sync.Mutex
 	count := 0
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		for e := range w.ResultChan() {
-			data, _ := json.Marshal(e.Object)
-			var cm struct {
-				Data map[string]string `json:"data"`
-			}
-			if json.Unmarshal(data, &cm) != nil || cm.Data["key"] == value || cm.Data["key"] == "" {
-				continue
-			}
-			_, err := a.client.CoreV1().ConfigMaps(a.namespace).Patch(t.Context(), name, types.MergePatchType, patch,
-				metav1.PatchOptions{FieldManager: manager})
-			if err == nil {
-				mu.Lock()
-				count++
-				mu.Unlock()
-			}
+	a.follow(name, func(cm *corev1.ConfigMap) bool {
+		if cm.Data["key"] == value || cm.Data["key"] == "" {
+			return false
 		}
-	})
-	t.Cleanup(func() {
-		w.Stop()
-		wg.Wait()
+		_, err := a.client.CoreV1().ConfigMaps(a.namespace).Patch(t.Context(), name, types.MergePatchType, patch,
+			metav1.PatchOptions{FieldManager: manager})
+		if err == nil {
+			mu.Lock()
+			count++
+			mu.Unlock()
+		}
+		return false
 	})
 	return func() int {
 		mu.Lock()

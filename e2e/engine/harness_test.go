@@ -10,12 +10,14 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	apiwatch "k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
@@ -112,6 +114,39 @@ func (a *agent) data(name string) map[string]string {
 	return cm.Data
 }
 
+// follow tells see how a ConfigMap is, each time it has changed, until see is true or the test
+// ends. A busy API server ends watches: then another one begins.
+func (a *agent) follow(name string, see func(*corev1.ConfigMap) bool) {
+	a.t.Helper()
+	ctx, cancel := context.WithCancel(a.t.Context())
+	begin := func() (apiwatch.Interface, error) {
+		return a.client.CoreV1().ConfigMaps(a.namespace).Watch(ctx, metav1.ListOptions{FieldSelector: "metadata.name=" + name})
+	}
+	changes, err := begin()
+	require.NoError(a.t, err)
+	var following sync.WaitGroup
+	following.Go(func() {
+		for {
+			for e := range changes.ResultChan() {
+				if cm, ok := e.Object.(*corev1.ConfigMap); ok && see(cm) {
+					changes.Stop()
+					return
+				}
+			}
+			if changes, err = begin(); err != nil {
+				if ctx.Err() == nil {
+					a.t.Errorf("follow %s: %v", name, err)
+				}
+				return
+			}
+		}
+	})
+	a.t.Cleanup(func() {
+		cancel()
+		following.Wait()
+	})
+}
+
 // inventory as it is stored.
 func (a *agent) inventory() []string {
 	a.t.Helper()
@@ -185,6 +220,8 @@ func (l *log) get(name string) gitops.ObjectStatus {
 // counter counts requests that are not watches.
 type counter struct {
 	writes, reads atomic.Int64
+	// deleted is when the newest DELETE was answered; nil: there was none.
+	deleted atomic.Pointer[time.Time]
 }
 
 func (c *counter) wrap(next http.RoundTripper) http.RoundTripper {
@@ -195,7 +232,12 @@ func (c *counter) wrap(next http.RoundTripper) http.RoundTripper {
 		case r.URL.Query().Get("watch") == "":
 			c.reads.Add(1)
 		}
-		return next.RoundTrip(r)
+		resp, err := next.RoundTrip(r)
+		if r.Method == http.MethodDelete {
+			now := time.Now()
+			c.deleted.Store(&now)
+		}
+		return resp, err
 	})
 }
 

@@ -2,6 +2,7 @@ package engine_test
 
 import (
 	"fmt"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -109,6 +110,9 @@ func TestRun_DependsOnIsKept(t *testing.T) {
 	require.NoError(t, err)
 	cm, err := a.client.CoreV1().ConfigMaps(a.namespace).Get(t.Context(), "second", metav1.GetOptions{})
 	require.NoError(t, err)
-	require.Less(t, len(service.ResourceVersion), len(cm.ResourceVersion)+1)
-	require.Less(t, service.ResourceVersion, cm.ResourceVersion)
+	before, err := strconv.ParseUint(service.ResourceVersion, 10, 64)
+	require.NoError(t, err)
+	after, err := strconv.ParseUint(cm.ResourceVersion, 10, 64)
+	require.NoError(t, err)
+	require.Less(t, before, after)
 }

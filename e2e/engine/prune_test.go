@@ -1,6 +1,7 @@
 package engine_test
 
 import (
+	"fmt"
 	"testing"
 	"time"
 
@@ -23,8 +24,11 @@ func TestRun_ForegroundPruneDoesNotWaitForTheGarbageCollector(t *testing.T) {
 	began := time.Now()
 	result, err := gitops.Run(t.Context(), a.cluster, a.project, desired(t, configMap("rest", "1")), l)
 	require.NoError(t, err)
-	t.Logf("run over after %s", time.Since(began))
-	require.Less(t, time.Since(began), goneTimeout, "deletions have begun, and that is all that is waited for")
+	// What the deletions themselves take depends on the machine. Whoever waits for more than
+	// that they show does so for all of the time.
+	waited := time.Since(*a.requests.deleted.Load())
+	t.Logf("run over after %s, %s of them after the last deletion", time.Since(began), waited)
+	require.Less(t, waited, goneTimeout, "deletions have begun, and that is all that is waited for")
 	ready := watch(t, a, result, l)
 	testkit.Eventually(t, func() error { return ready.is(true, 0) })
 	took, writes := time.Since(began), a.requests.writes.Load()
@@ -66,15 +70,22 @@ func TestRun_HeldDeletionIsNamedAndBlocksNothing(t *testing.T) {
 	require.Contains(t, l.get("ConfigMap/held").Message, "example.com/hold")
 
 	// A newer commit is not held up, and the record stays.
-	began := time.Now()
-	_, l = a.sync(configMap("rest", "2"))
-	require.Less(t, time.Since(began), goneTimeout)
+	value := 1
+	testkit.Eventually(t, func() error { // what is held up is so each time
+		value++
+		began := time.Now()
+		_, l = a.sync(configMap("rest", fmt.Sprint(value)))
+		if took := time.Since(began); took >= goneTimeout {
+			return fmt.Errorf("it took %s", took)
+		}
+		return nil
+	})
 	require.Equal(t, gitops.ActionConfigured, l.get("ConfigMap/rest").Action)
 	require.Equal(t, gitops.ActionPruning, l.get("ConfigMap/held").Action)
 	require.Len(t, a.inventory(), 2)
 	hold(`{"metadata":{"finalizers":null}}`)
 	testkit.Eventually(t, func() error {
-		_, l = a.sync(configMap("rest", "2"))
+		_, l = a.sync(configMap("rest", fmt.Sprint(value)))
 		if len(a.inventory()) != 1 {
 			return errNotSo
 		}

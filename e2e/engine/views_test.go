@@ -29,24 +29,25 @@ import (
 	"github.com/kas-agentk/kas/internal/testkit"
 )
 
-// viewer is a cache that questions are asked of, with a count of the watches it opens.
+// viewer is a cache that questions are asked of, with a count of the watches that it begins
+// with. A busy API server ends watches, which then go on where they were.
 type viewer struct {
 	t     *testing.T
 	cache *cache.Cache
 
-	mu      sync.Mutex
-	watches map[string]int
+	mu    sync.Mutex
+	begun map[string]int
 }
 
 func newViewer(t *testing.T, rc *rest.Config) *viewer {
 	t.Helper()
-	v := &viewer{t: t, watches: map[string]int{}}
+	v := &viewer{t: t, begun: map[string]int{}}
 	counted := rest.CopyConfig(rc)
 	counted.Wrap(func(next http.RoundTripper) http.RoundTripper {
 		return roundTripper(func(r *http.Request) (*http.Response, error) {
-			if r.URL.Query().Get("watch") != "" {
+			if r.URL.Query().Get("sendInitialEvents") != "" {
 				v.mu.Lock()
-				v.watches[r.URL.Path]++
+				v.begun[r.URL.Path]++
 				v.mu.Unlock()
 			}
 			return next.RoundTrip(r)
@@ -70,7 +71,7 @@ func newViewer(t *testing.T, rc *rest.Config) *viewer {
 func (v *viewer) watchesOf(path string) int {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	return v.watches[path]
+	return v.begun[path]
 }
 
 // view opens a View until the test ends.
@@ -345,12 +346,12 @@ func (a *agent) followThrough(view objects.View, done <-chan struct{}) error {
 	for _, o := range list {
 		known[objects.Key{Namespace: o.Namespace, Name: o.Name}] = o.ResourceVersion
 	}
-	deadline := time.After(time.Minute)
+	var deadline <-chan time.Time
 	for {
 		select {
 		case <-view.Changed(p):
 		case <-done:
-			done = nil
+			done, deadline = nil, time.After(testkit.Patience)
 		case <-deadline:
 			return fmt.Errorf("%w: it never came to be what there is", errNotSo)
 		}

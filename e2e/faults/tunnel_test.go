@@ -120,7 +120,7 @@ func TestTunnel_KilledInMidCallAndMidWatch(t *testing.T) {
 			if err := <-answered; status.Code(err) != codes.Unavailable {
 				t.Errorf("the call under way ended with %v", err)
 			}
-			if took := time.Since(begun); took > 5*time.Second {
+			if took := time.Since(begun); took > foundWithin/2 { // who is not told waits for all of it
 				t.Errorf("whoever asked waited for %s", took)
 			}
 			goOn()
@@ -163,9 +163,8 @@ func relayed(t *testing.T) (*harness.Fixture, *harness.Relay) {
 	f.Agentk = f.NewAgentkOf(relay.Address, "agentk")
 	f.Start(f.Agentk)
 	put(f, "a", "1")
-	if err := getWithin(f, f.ClusterState(), "a", 30*time.Second); err != nil {
-		t.Fatal(err)
-	}
+	state := f.ClusterState()
+	f.Eventually(func() error { return getWithin(f, state, "a", 5*time.Second) })
 	return f, relay
 }
 
@@ -248,7 +247,7 @@ func TestTunnel_HalfOpen(t *testing.T) {
 // TestTunnel_SlowReader: who watches much and takes nothing holds up nobody else. It runs
 // alone: so many changes push those that other watches resume from out of agentk's memory.
 func TestTunnel_SlowReader(t *testing.T) {
-	const large, calls, answerTime = 60, 100, 10 * time.Second
+	const large, calls, answerTime = 60, 100, 30 * time.Second // who is held up is held up for ever
 	f := env.New(t)
 	for i := range large { // 12 MB: more than all buffers on the way
 		put(f, fmt.Sprintf("large-%02d", i), strings.Repeat("x", 200_000))

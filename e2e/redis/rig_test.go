@@ -56,18 +56,32 @@ type replica struct {
 	end     func() // and waits
 }
 
-// leaseTTL is long enough for a loaded machine.
-const leaseTTL = 3 * time.Second
-
-// config has times that tests can wait for.
+// config has times that nobody waits for: what is kept up is not lost, however busy the
+// machine is.
 func config(address, url string) replicas.Config {
 	return replicas.Config{
 		Self:     url,
-		AliveTTL: time.Second, EntryTTL: 3 * time.Second, LeaseTTL: leaseTTL,
+		AliveTTL: 30 * time.Second, EntryTTL: 2 * time.Minute, LeaseTTL: 2 * time.Minute,
 		Redis: replicas.Redis{
-			Addresses: []string{address}, DialTimeout: 2 * time.Second, WriteTimeout: leaseTTL / 3,
+			Addresses: []string{address}, DialTimeout: 20 * time.Second, WriteTimeout: 20 * time.Second,
 		},
 	}
+}
+
+// watchful is config that soon notices what has changed in Redis of itself.
+func watchful(address, url string) replicas.Config {
+	cfg := config(address, url)
+	cfg.AliveTTL = time.Second
+	return cfg
+}
+
+// hasty has times that tests can wait for. On a busy machine all may be lost at any time, for
+// a while.
+func hasty(address, url string) replicas.Config {
+	cfg := watchful(address, url)
+	cfg.EntryTTL, cfg.LeaseTTL = 3*time.Second, 3*time.Second
+	cfg.Redis.DialTimeout, cfg.Redis.WriteTimeout = 2*time.Second, time.Second
+	return cfg
 }
 
 func run(tb testing.TB, cfg replicas.Config) *replica {
@@ -87,6 +101,11 @@ func run(tb testing.TB, cfg replicas.Config) *replica {
 
 // several runs replicas on one Redis and waits until each knows all others.
 func several(t *testing.T, redis *sandbox.Redis, urls ...string) []*replica {
+	t.Helper()
+	return severalOf(t, config, redis, urls...)
+}
+
+func severalOf(t *testing.T, config func(address, url string) replicas.Config, redis *sandbox.Redis, urls ...string) []*replica {
 	t.Helper()
 	var all []*replica
 	for _, url := range urls {

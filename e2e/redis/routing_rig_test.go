@@ -69,7 +69,8 @@ func newKas(tb testing.TB, redis *sandbox.Redis) *kas {
 	k := &kas{agents: outward.Addr().String(), replica: run(tb, config(redis.Address, "grpc://"+inward.Addr().String()))}
 	metrics := prometheus.NewRegistry()
 	var err error
-	k.calls, err = private.NewClient(private.ClientConfig{Secret: secret}, testkit.Logger(tb), metrics)
+	// On a busy machine a ping may take longer than the seconds that it may by default.
+	k.calls, err = private.NewClient(private.ClientConfig{Secret: secret, PingTimeout: testkit.Patience}, testkit.Logger(tb), metrics)
 	require.NoError(tb, err)
 	var changed sync.Mutex // what is said last is what is so last
 	k.tunnel, err = kasend.NewServer(kasend.Config{}, kasend.Collaborators{

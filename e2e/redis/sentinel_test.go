@@ -19,7 +19,7 @@ func TestSentinel_LeadsToTheNewMaster(t *testing.T) {
 	first := start(t, "--repl-diskless-sync-delay", "0")
 	second := start(t, replicaOf(first)...)
 	sentinel := startSentinel(t, first)
-	cfg := config(sentinel.Address, "grpc://a:1")
+	cfg := watchful(sentinel.Address, "grpc://a:1")
 	cfg.Redis.MasterName = "shared"
 	p := run(t, cfg)
 	p.up(t, 1)

@@ -42,7 +42,8 @@ func newNeighbour(tb testing.TB, has *kasend.Server) *neighbour {
 	l, err := (&net.ListenConfig{}).Listen(tb.Context(), "tcp", "127.0.0.1:0")
 	require.NoError(tb, err)
 	metrics := prometheus.NewRegistry()
-	client, err := private.NewClient(private.ClientConfig{Secret: secret}, testkit.Logger(tb), metrics)
+	// On a busy machine a ping may take longer than the seconds that it may by default.
+	client, err := private.NewClient(private.ClientConfig{Secret: secret, PingTimeout: testkit.Patience}, testkit.Logger(tb), metrics)
 	require.NoError(tb, err)
 	n := &neighbour{}
 	n.kas, err = kasend.NewServer(kasend.Config{}, kasend.Collaborators{
