@@ -118,10 +118,14 @@ func (r *Renderer) fate(last string, err error) string {
 	switch {
 	case strings.Contains(last, "out of memory") || strings.Contains(last, "cannot allocate memory") || strings.Contains(last, "failed to allocate"):
 		return fmt.Sprintf("rendering takes more memory than the limit of %d MiB: %s", r.config.Memory>>20, advice)
+	case strings.Contains(last, "pthread_create failed") || strings.Contains(last, "failed to create new OS thread"):
+		// A thread's stack is memory, too.
+		return fmt.Sprintf("rendering takes more memory than the limit of %d MiB, or kas has more threads than the system allows: %s", r.config.Memory>>20, advice)
 	case strings.Contains(last, "stack exceeds"):
 		return "rendering nests too deeply: " + advice
 	default:
-		return fmt.Sprintf("the process that renders ended before it was done (%v): %s", err, advice)
+		first, _, _ := strings.Cut(last, "\n")
+		return fmt.Sprintf("the process that renders ended before it was done (%v, after it said %.200q): %s", err, first, advice)
 	}
 }
 

@@ -125,3 +125,19 @@ func TestServe_EndsWithItsParent(t *testing.T) {
 		t.Errorf("it ended with %v", err)
 	}
 }
+
+func TestFate_SaysWhyAChildEnded(t *testing.T) {
+	r := renderer(inProcesses)
+	for last, want := range map[string]string{
+		"fatal error: runtime: out of memory\n":                                           "rendering takes more memory than the limit of 256 MiB:",
+		"ThreadSanitizer: failed to allocate":                                             "rendering takes more memory than the limit of 256 MiB:",
+		"runtime/cgo: pthread_create failed: Resource temporarily unavailable\nSIGABRT\n": "rendering takes more memory than the limit of 256 MiB, or kas has more threads",
+		"runtime: failed to create new OS thread (have 5 already; errno=11)\n":            "rendering takes more memory than the limit of 256 MiB, or kas has more threads",
+		"runtime: goroutine stack exceeds 1000000000-byte limit\n":                        "rendering nests too deeply",
+		"panic: oh\n\ngoroutine 1\n":                                                      `the process that renders ended before it was done (EOF, after it said "panic: oh")`,
+	} {
+		if got := r.fate(last, io.EOF); !strings.HasPrefix(got, want) || !strings.HasSuffix(got, "make it simpler, or render it in a CI job and commit the result") {
+			t.Errorf("after %q: %s", last, got)
+		}
+	}
+}
