@@ -19,8 +19,11 @@ import (
 // neighbour is a kas without agents, and the private API of one that has some.
 type neighbour struct {
 	kas *kasend.Server
-	// drain ends both, and waits.
+	// drain ends the private API as SIGTERM does, and waits for it. What the other kas has
+	// received of it by then it still passes on.
 	drain func()
+	// end ends the kas without agents, and waits for it.
+	end func()
 }
 
 // byWay finds all agents at one kas.
@@ -52,16 +55,17 @@ func newNeighbour(tb testing.TB, has *kasend.Server) *neighbour {
 	})
 	require.NoError(tb, err)
 	ctx, cancel := context.WithCancel(context.WithoutCancel(tb.Context()))
-	var g errgroup.Group
-	g.Go(func() error { return server.Serve(l) })
-	g.Go(func() error { return client.Run(ctx) })
-	g.Go(func() error { return n.kas.Run(ctx) })
+	var served, ran errgroup.Group
+	served.Go(func() error { return server.Serve(l) })
+	ran.Go(func() error { return client.Run(ctx) })
+	ran.Go(func() error { return n.kas.Run(ctx) })
 	n.drain = func() {
-		stopped := make(chan struct{})
-		go func() { server.GracefulStop(); close(stopped) }()
+		server.GracefulStop()
+		require.NoError(tb, served.Wait())
+	}
+	n.end = func() {
 		cancel()
-		<-stopped
-		require.NoError(tb, g.Wait())
+		require.NoError(tb, ran.Wait())
 	}
 	return n
 }

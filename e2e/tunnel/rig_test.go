@@ -177,6 +177,9 @@ func newRig(tb testing.TB, with transport) *rig {
 	tb.Cleanup(func() {
 		r.leave()
 		r.drain()
+		if others != nil {
+			others.end()
+		}
 		r.requireStreams(0, 0)
 	})
 	return r
