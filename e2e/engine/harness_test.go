@@ -17,6 +17,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	apiwatch "k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
@@ -104,6 +105,18 @@ func (a *agent) sync(yamls ...string) (gitops.Result, *log) {
 	result, err := gitops.Run(a.t.Context(), a.cluster, a.project, desired(a.t, yamls...), l)
 	require.NoError(a.t, err)
 	return result, l
+}
+
+// sees waits until the agent has heard of a ConfigMap that somebody else has made.
+func (a *agent) sees(name string) {
+	a.t.Helper()
+	id := inventory.ID{GroupKind: schema.GroupKind{Kind: "ConfigMap"}, Namespace: a.namespace, Name: name}
+	testkit.Eventually(a.t, func() error {
+		if _, ok := a.cluster.Live(id); !ok {
+			return fmt.Errorf("%s is not known", id)
+		}
+		return nil
+	})
 }
 
 // data of a ConfigMap.

@@ -38,9 +38,10 @@ func TestWhere_AsksRedisOnceUntilSomethingChanges(t *testing.T) {
 	all := several(t, redis, "grpc://a:1", "grpc://b:1")
 	all[1].Here(7, []byte("seven"))
 	all[0].finds(t, 7, "grpc://b:1")
-	before := settled(t, all[0], 7)
+	settled(t, all[0], all[1])
 	_, changed, err := all[0].Where(t.Context(), 7)
 	require.NoError(t, err)
+	before := asked(t, all[0], "where")
 	for range 100 {
 		urls, again, err := all[0].Where(t.Context(), 7)
 		require.NoError(t, err)
@@ -56,18 +57,17 @@ func TestWhere_AsksRedisOnceUntilSomethingChanges(t *testing.T) {
 	<-changed
 }
 
-// settled waits until the replica knows where the agent is: the news of it may come after the
-// answer. It returns how often Redis has been asked.
-func settled(t *testing.T, p *replica, agentID int64) (before float64) {
+// settled waits until the news of all that another said before has come to a replica, which
+// may be after the answer has: it says one thing after another.
+func settled(t *testing.T, p, other *replica) {
 	t.Helper()
-	testkit.Eventually(t, func() error {
-		before = asked(t, p, "where")
-		if _, _, err := p.Where(t.Context(), agentID); err != nil || asked(t, p, "where") != before {
-			return fmt.Errorf("Redis was asked: %w", errors.Join(err, errors.New("not known yet")))
-		}
-		return nil
-	})
-	return before
+	const last = 1000
+	_, news, err := p.Where(t.Context(), last)
+	require.NoError(t, err)
+	other.Here(last, []byte("the last one"))
+	<-news
+	other.Here(last, nil)
+	p.finds(t, last)
 }
 
 // asked is how many calls there were of that kind, with whatever result.
