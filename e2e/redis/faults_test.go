@@ -51,6 +51,7 @@ func TestRedis_IsStoppedAndComesBackEmpty(t *testing.T) {
 	all[1].Here(7, []byte("seven"))
 	all[0].finds(t, 7, "grpc://b:1")
 	settled(t, all[0], all[1])
+	all[0].finds(t, 7, "grpc://b:1")
 	limiter := all[0].Limiter("own", 0.001, 2)
 	e.has(t, "-")
 
