@@ -19,20 +19,16 @@ import (
 // How a real API server tells of tables is tested in e2e/engine.
 
 func TestView_TableFromAnAPIServerThatHasNone(t *testing.T) {
-	var refuses atomic.Bool
-	a := newAPI()
-	plain := a.list
-	host := serve(t, func(w http.ResponseWriter, r *http.Request) {
-		if refuses.Load() && strings.Contains(r.Header.Get("Accept"), "as=Table") {
-			w.WriteHeader(http.StatusNotAcceptable)
-			return
-		}
-		a.ServeHTTP(w, r)
-	})
-	for name, refused := range map[string]bool{"answers with a list": false, "refuses": true} {
+	for name, refuses := range map[string]bool{"answers with a list": false, "refuses": true} {
 		t.Run(name, func(t *testing.T) {
-			refuses.Store(refused)
-			a.list = plain
+			a := newAPI()
+			host := serve(t, func(w http.ResponseWriter, r *http.Request) {
+				if refuses && strings.Contains(r.Header.Get("Accept"), "as=Table") {
+					w.WriteHeader(http.StatusNotAcceptable)
+					return
+				}
+				a.ServeHTTP(w, r)
+			})
 			c := start(t, host, testclock.NewFakeClock(time.Now()))
 			v, err := c.View(t.Context(), configMaps, objects.Table)
 			require.NoError(t, err)

@@ -1,6 +1,7 @@
 package engine_test
 
 import (
+	"context"
 	"fmt"
 	"strings"
 	"testing"
@@ -70,6 +71,9 @@ func TestRun_ImmutableFieldIsNamedAndRecreatedOnDemand(t *testing.T) {
 			client := a.dynamic.Resource(schema.GroupVersionResource{Group: row.group, Version: "v1", Resource: row.resource}).Namespace(a.namespace)
 			set := desired(t, first)
 			id := set.Set.Objects[0].ID
+			t.Cleanup(func() { // an address is the only one of its kind
+				require.NoError(t, client.Delete(context.WithoutCancel(t.Context()), id.Name, metav1.DeleteOptions{}))
+			})
 			key := id.GroupKind.Kind + "/" + id.Name
 
 			result, l := a.sync(first)
@@ -105,6 +109,9 @@ func TestRun_WhatIsAlsoWrongOtherwiseIsNotDeleted(t *testing.T) {
 		"spec:\n  clusterIP: %s\n  ports: [{port: %d}]\n"
 	result, _ := a.sync(fmt.Sprintf(doc, "10.96.77.203", 80))
 	require.Zero(t, result.Failed)
+	t.Cleanup(func() {
+		require.NoError(t, a.client.CoreV1().Services(a.namespace).Delete(context.WithoutCancel(t.Context()), "svc", metav1.DeleteOptions{}))
+	})
 	before, err := a.client.CoreV1().Services(a.namespace).Get(t.Context(), "svc", metav1.GetOptions{})
 	require.NoError(t, err)
 

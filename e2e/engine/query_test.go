@@ -248,6 +248,11 @@ func TestQuery_WhatMayNotBeReadSaysSo(t *testing.T) {
 			t.Parallel()
 			user := "limited-" + strings.ReplaceAll(name, " ", "-")
 			if test.verbs != nil {
+				t.Cleanup(func() {
+					ctx := context.WithoutCancel(t.Context())
+					require.NoError(t, admin.RbacV1().ClusterRoleBindings().Delete(ctx, user, metav1.DeleteOptions{}))
+					require.NoError(t, admin.RbacV1().ClusterRoles().Delete(ctx, user, metav1.DeleteOptions{}))
+				})
 				_, err := admin.RbacV1().ClusterRoles().Create(t.Context(), &rbacv1.ClusterRole{
 					ObjectMeta: metav1.ObjectMeta{Name: user},
 					Rules:      []rbacv1.PolicyRule{{APIGroups: []string{""}, Resources: []string{"configmaps"}, Verbs: test.verbs}},
