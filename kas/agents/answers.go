@@ -143,26 +143,28 @@ func (a *answers[V]) learn(key question, value V, err error, doubts int) answer[
 		learnt.expires = now.Add(staleRetry)
 		a.asked("stale")
 	}
-	if doubts != a.doubted() {
-		learnt.expires = now // it may be from before what the doubt is about
-	}
-	a.remember(learnt)
-	return learnt
+	return a.remember(learnt, doubts, now)
 }
 
-func (a *answers[V]) remember(learnt answer[V]) {
+// remember remembers an answer of now, and has it expire at once where there was a doubt
+// meanwhile: it may be from before what that is about.
+func (a *answers[V]) remember(learnt answer[V], doubts int, now time.Time) answer[V] {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	if doubts != a.doubts {
+		learnt.expires = now
+	}
 	if element, ok := a.byKey[learnt.key]; ok {
 		element.Value = &learnt
 		a.recent.MoveToFront(element)
-		return
+		return learnt
 	}
 	a.byKey[learnt.key] = a.recent.PushFront(&learnt)
 	if a.recent.Len() > a.max {
 		oldest := a.recent.Remove(a.recent.Back()).(*answer[V])
 		delete(a.byKey, oldest.key)
 	}
+	return learnt
 }
 
 // isRefusal tells whether RoR decided, rather than failed.

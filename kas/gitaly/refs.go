@@ -126,16 +126,17 @@ func (r *Refs) Poke(match func(gitlabapi.GitalyRepository) bool) {
 func (r *Refs) join(ctx context.Context, key refKey, repo gitrepo.Repository, f *follower) *poller {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	p, ok := r.pollers[key]
-	if !ok {
-		p = newPoller(r, key, repo)
-		r.pollers[key] = p
-		r.running.Inc()
-		// The poller outlives its first follower where others have come.
-		ctx, p.cancel = context.WithCancel(context.WithoutCancel(ctx))
-		go p.run(ctx)
+	if p, ok := r.pollers[key]; ok {
+		p.add(repo, f)
+		return p
 	}
-	p.add(repo, f)
+	p := newPoller(r, key, repo)
+	p.add(repo, f) // before it begins: it is to know how often to poll
+	r.pollers[key] = p
+	r.running.Inc()
+	// The poller outlives its first follower where others have come.
+	ctx, p.cancel = context.WithCancel(context.WithoutCancel(ctx))
+	go p.run(ctx)
 	return p
 }
 

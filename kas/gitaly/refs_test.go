@@ -41,7 +41,7 @@ type refsFixture struct {
 func startRefs(t *testing.T) *refsFixture {
 	t.Helper()
 	f := &refsFixture{t: t, fake: newFake(), clock: clocktesting.NewFakeClock(time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)), metrics: prometheus.NewRegistry()}
-	f.refs = gitaly.NewRefs(gitaly.RefsConfig{Clock: f.clock}, f.fake.serve(t, gitaly.PoolConfig{}), f.metrics)
+	f.refs = gitaly.NewRefs(gitaly.RefsConfig{Clock: f.clock, PollTimeout: testkit.Patience}, f.fake.serve(t, gitaly.PoolConfig{}), f.metrics)
 	return f
 }
 

@@ -96,7 +96,7 @@ func startReplica(t *testing.T, f *fake, theirs bool) *kas {
 			t: t, fake: f, clock: clocktesting.NewFakeClock(time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)), metrics: prometheus.NewRegistry(),
 		},
 	}
-	k.refs = gitaly.NewRefs(gitaly.RefsConfig{Clock: k.clock, Replicas: k.replica}, f.serve(t, gitaly.PoolConfig{}), k.metrics)
+	k.refs = gitaly.NewRefs(gitaly.RefsConfig{Clock: k.clock, PollTimeout: testkit.Patience, Replicas: k.replica}, f.serve(t, gitaly.PoolConfig{}), k.metrics)
 	k.polls = func() float64 {
 		all, err := k.metrics.Gather()
 		if err != nil {
