@@ -28,9 +28,10 @@ func (s *Store) speak(p *project) {
 }
 
 // speakIfKnown does so once it is known here what the agent says, and of which commit: one
-// without the other would be less than another replica has said. The lock is held.
+// without the other would be less than another replica has said. That the commit has changed
+// does not make a stream speak that another one has superseded. The lock is held.
 func (s *Store) speakIfKnown(p *project) {
-	if p.heard && p.source != nil {
+	if p.heard && !p.superseded && p.source != nil {
 		s.speak(p)
 	}
 }

@@ -192,8 +192,12 @@ func TestReplicas_AStreamThatIsDeadDoesNotSpeak(t *testing.T) {
 	b.store.Source(seven, staging, sourceOf("c2"))
 	b.store.Report(seven, staging, reportOf("c2", healthy("x")...))
 	r.pass(time.Second)
+	before := r.told()
 	a.store.Source(seven, staging, sourceOf("c2"))
 	r.pass(10 * time.Second)
+	if told := r.told(); !slices.Equal(told, before) {
+		t.Errorf("RoR was told %q, and %q before the dead stream's kas saw the commit", told, before)
+	}
 	for _, m := range []*member{a, b, c} {
 		if p := m.state(syncstatus.State_STATE_SYNCED, "x"); p.GetWantedCommit() != "c2" {
 			t.Errorf("%s says %v", m.url, p)

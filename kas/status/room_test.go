@@ -8,10 +8,12 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"k8s.io/utils/clock"
 	clocktesting "k8s.io/utils/clock/testing"
 
 	"github.com/kas-agentk/kas/api/syncstatus"
@@ -51,12 +53,23 @@ func newRoom(t *testing.T) *room {
 	}
 }
 
-// join starts a replica.
+// startedClock knows how many tickers somebody has started.
+type startedClock struct {
+	*clocktesting.FakeClock
+	tickers atomic.Int32
+}
+
+func (c *startedClock) NewTicker(d time.Duration) clock.Ticker {
+	defer c.tickers.Add(1)
+	return c.FakeClock.NewTicker(d)
+}
+
+// join starts a replica. It returns when time passes for it.
 func (r *room) join(url string) *member {
 	r.t.Helper()
-	m := &member{room: r, url: url}
+	m, counted := &member{room: r, url: url}, &startedClock{FakeClock: r.clock}
 	var err error
-	m.store, err = New(Config{Clock: r.clock, Replicas: m, Self: url}, r.rails, testkit.Logger(r.t), prometheus.NewRegistry())
+	m.store, err = New(Config{Clock: counted, Replicas: m, Self: url}, r.rails, testkit.Logger(r.t), prometheus.NewRegistry())
 	if err != nil {
 		r.t.Fatal(err)
 	}
@@ -74,6 +87,12 @@ func (r *room) join(url string) *member {
 		})
 	}
 	r.t.Cleanup(m.stop)
+	testkit.Eventually(r.t, func() error {
+		if n := counted.tickers.Load(); n < 2 {
+			return fmt.Errorf("%s has started %d tickers", url, n)
+		}
+		return nil
+	})
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.members[url] = m
