@@ -22,7 +22,7 @@ const pod = `
 `
 
 func TestRun_ImmutableFieldIsNamedAndRecreatedOnDemand(t *testing.T) {
-	a := newAgent(t)
+	a, whole := newAgent(t), t
 	a.project.Prune = false // a row's object is not the next one's business
 	for _, row := range []struct {
 		name, resource, group, doc, first, second, field string
@@ -71,8 +71,10 @@ func TestRun_ImmutableFieldIsNamedAndRecreatedOnDemand(t *testing.T) {
 			client := a.dynamic.Resource(schema.GroupVersionResource{Group: row.group, Version: "v1", Resource: row.resource}).Namespace(a.namespace)
 			set := desired(t, first)
 			id := set.Set.Objects[0].ID
-			t.Cleanup(func() { // an address is the only one of its kind
-				require.NoError(t, client.Delete(context.WithoutCancel(t.Context()), id.Name, metav1.DeleteOptions{}))
+			// An address is the only one of its kind. That it goes is news for the agent's
+			// inventory, so it goes when all is over.
+			whole.Cleanup(func() {
+				require.NoError(whole, client.Delete(context.WithoutCancel(whole.Context()), id.Name, metav1.DeleteOptions{}))
 			})
 			key := id.GroupKind.Kind + "/" + id.Name
 
