@@ -34,6 +34,7 @@ func TestWatch_GoesOnByAnotherRouteToTheAgent(t *testing.T) {
 	resumed := h.watch(t.Context(), t, &clusterstate.WatchRequest{Query: pods().GetQuery(), Cursor: c.cursor(1)}).again(&follower{
 		items: map[string]*clusterstate.Item{"a": c.objects["a"]}, cursor: c.cursor(1), at: 1,
 	})
+	resumed.reach(t, 2) // a watch that breaks before it was heard of is refused
 	for number := 2; number < 20; {
 		next := tunnel.route(t, 7, c)
 		kill()
