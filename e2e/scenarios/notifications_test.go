@@ -43,10 +43,11 @@ func TestAgentTokenRevoked_EndsItsStreams(t *testing.T) {
 		}
 		return before + "info_cache_ttl: 1h" + after
 	})
+	f.Manifests.Write("a.yaml", harness.ConfigMap("a", "0"))
+	commit := f.Manifests.Push("Create")
 	f.Agentk = f.NewAgentkOf(kas.AgentAddress, "agentk")
 	f.Start(f.Agentk)
-	f.Manifests.Write("a.yaml", harness.ConfigMap("a", "0"))
-	f.WaitSynced(f.Manifests.Push("Create"))
+	f.WaitSynced(commit)
 
 	if err := f.Client().RevokeToken(t.Context(), f.Config.Path, f.Agent.ID, f.Token.ID); err != nil {
 		t.Fatal(err)
