@@ -1097,7 +1097,10 @@ type Header struct {
 	// When kas saw the ref at this commit.
 	DetectedAt *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=detected_at,json=detectedAt,proto3" json:"detected_at,omitempty"`
 	// Not empty: the set is only to be compared with the cluster.
-	ComparisonId  string `protobuf:"bytes,8,opt,name=comparison_id,json=comparisonId,proto3" json:"comparison_id,omitempty"`
+	ComparisonId string `protobuf:"bytes,8,opt,name=comparison_id,json=comparisonId,proto3" json:"comparison_id,omitempty"`
+	// W3C trace context ("traceparent") of the change that led to the set. Empty: it is
+	// not traced.
+	Traceparent   string `protobuf:"bytes,9,opt,name=traceparent,proto3" json:"traceparent,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1184,6 +1187,13 @@ func (x *Header) GetDetectedAt() *timestamppb.Timestamp {
 func (x *Header) GetComparisonId() string {
 	if x != nil {
 		return x.ComparisonId
+	}
+	return ""
+}
+
+func (x *Header) GetTraceparent() string {
+	if x != nil {
+		return x.Traceparent
 	}
 	return ""
 }
@@ -1487,7 +1497,9 @@ type Report struct {
 	Suspension *syncstatus.Suspension `protobuf:"bytes,11,opt,name=suspension,proto3" json:"suspension,omitempty"`
 	HeldPrune  *syncstatus.HeldPrune  `protobuf:"bytes,12,opt,name=held_prune,json=heldPrune,proto3" json:"held_prune,omitempty"`
 	// When the newest run ended. Unset: none has, since the agent was started.
-	RanAt         *timestamppb.Timestamp `protobuf:"bytes,13,opt,name=ran_at,json=ranAt,proto3" json:"ran_at,omitempty"`
+	RanAt *timestamppb.Timestamp `protobuf:"bytes,13,opt,name=ran_at,json=ranAt,proto3" json:"ran_at,omitempty"`
+	// W3C trace context of the run that the report is about. Empty: it is not traced.
+	Traceparent   string `protobuf:"bytes,14,opt,name=traceparent,proto3" json:"traceparent,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1613,6 +1625,13 @@ func (x *Report) GetRanAt() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *Report) GetTraceparent() string {
+	if x != nil {
+		return x.Traceparent
+	}
+	return ""
+}
+
 var File_agentrpc_agentrpc_proto protoreflect.FileDescriptor
 
 const file_agentrpc_agentrpc_proto_rawDesc = "" +
@@ -1679,7 +1698,7 @@ const file_agentrpc_agentrpc_proto_rawDesc = "" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x128\n" +
 	"\vdifferences\x18\x02 \x03(\v2\x16.syncstatus.DifferenceR\vdifferences\x12\x12\n" +
 	"\x04more\x18\x03 \x01(\bR\x04more\x12\x14\n" +
-	"\x05error\x18\x04 \x01(\tR\x05error\"\xa5\x02\n" +
+	"\x05error\x18\x04 \x01(\tR\x05error\"\xc7\x02\n" +
 	"\x06Header\x12\x1b\n" +
 	"\tcommit_id\x18\x01 \x01(\tR\bcommitId\x12\x10\n" +
 	"\x03ref\x18\x02 \x01(\tR\x03ref\x12\"\n" +
@@ -1690,7 +1709,8 @@ const file_agentrpc_agentrpc_proto_rawDesc = "" +
 	"\fproject_path\x18\x06 \x01(\tR\vprojectPath\x12;\n" +
 	"\vdetected_at\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"detectedAt\x12#\n" +
-	"\rcomparison_id\x18\b \x01(\tR\fcomparisonId\"5\n" +
+	"\rcomparison_id\x18\b \x01(\tR\fcomparisonId\x12 \n" +
+	"\vtraceparent\x18\t \x01(\tR\vtraceparent\"5\n" +
 	"\aObjects\x12*\n" +
 	"\aobjects\x18\x01 \x03(\v2\x10.agentrpc.ObjectR\aobjects\"4\n" +
 	"\x06Object\x12\x16\n" +
@@ -1708,7 +1728,7 @@ const file_agentrpc_agentrpc_proto_rawDesc = "" +
 	"\n" +
 	"refs_count\x18\x01 \x01(\rR\trefsCount\x12-\n" +
 	"\x06errors\x18\x02 \x03(\v2\x15.syncstatus.FileErrorR\x06errors\x12\x1a\n" +
-	"\bcomplete\x18\x03 \x01(\bR\bcomplete\"\xb5\x04\n" +
+	"\bcomplete\x18\x03 \x01(\bR\bcomplete\"\xd7\x04\n" +
 	"\x06Report\x12\x1b\n" +
 	"\tcommit_id\x18\x01 \x01(\tR\bcommitId\x12*\n" +
 	"\x11applied_commit_id\x18\x02 \x01(\tR\x0fappliedCommitId\x12'\n" +
@@ -1727,7 +1747,8 @@ const file_agentrpc_agentrpc_proto_rawDesc = "" +
 	"suspension\x124\n" +
 	"\n" +
 	"held_prune\x18\f \x01(\v2\x15.syncstatus.HeldPruneR\theldPrune\x121\n" +
-	"\x06ran_at\x18\r \x01(\v2\x1a.google.protobuf.TimestampR\x05ranAt*]\n" +
+	"\x06ran_at\x18\r \x01(\v2\x1a.google.protobuf.TimestampR\x05ranAt\x12 \n" +
+	"\vtraceparent\x18\x0e \x01(\tR\vtraceparent*]\n" +
 	"\n" +
 	"Capability\x12\x1a\n" +
 	"\x16CAPABILITY_UNSPECIFIED\x10\x00\x12\x17\n" +

@@ -379,7 +379,9 @@ type Column struct {
 	Format      string `protobuf:"bytes,3,opt,name=format,proto3" json:"format,omitempty"`
 	Description string `protobuf:"bytes,4,opt,name=description,proto3" json:"description,omitempty"`
 	// Zero: kubectl prints it. More: only with --output=wide.
-	Priority      int32 `protobuf:"varint,5,opt,name=priority,proto3" json:"priority,omitempty"`
+	Priority int32 `protobuf:"varint,5,opt,name=priority,proto3" json:"priority,omitempty"`
+	// Its cells tell the time since Item.created, as of the moment of the answer.
+	Age           bool `protobuf:"varint,6,opt,name=age,proto3" json:"age,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -447,6 +449,13 @@ func (x *Column) GetPriority() int32 {
 		return x.Priority
 	}
 	return 0
+}
+
+func (x *Column) GetAge() bool {
+	if x != nil {
+		return x.Age
+	}
+	return false
 }
 
 // Item is one object.
@@ -1044,13 +1053,14 @@ const file_clusterstate_clusterstate_proto_rawDesc = "" +
 	"\n" +
 	"namespaced\x18\x05 \x01(\bR\n" +
 	"namespaced\x12\x1a\n" +
-	"\bredacted\x18\x06 \x01(\bR\bredacted\"\x86\x01\n" +
+	"\bredacted\x18\x06 \x01(\bR\bredacted\"\x98\x01\n" +
 	"\x06Column\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04type\x18\x02 \x01(\tR\x04type\x12\x16\n" +
 	"\x06format\x18\x03 \x01(\tR\x06format\x12 \n" +
 	"\vdescription\x18\x04 \x01(\tR\vdescription\x12\x1a\n" +
-	"\bpriority\x18\x05 \x01(\x05R\bpriority\"\xb9\x01\n" +
+	"\bpriority\x18\x05 \x01(\x05R\bpriority\x12\x10\n" +
+	"\x03age\x18\x06 \x01(\bR\x03age\"\xb9\x01\n" +
 	"\x04Item\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x10\n" +

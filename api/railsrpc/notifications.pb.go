@@ -22,8 +22,11 @@ const (
 )
 
 type GitPushEventRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Project       *Project               `protobuf:"bytes,1,opt,name=project,proto3" json:"project,omitempty"`
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Project *Project               `protobuf:"bytes,1,opt,name=project,proto3" json:"project,omitempty"`
+	// W3C trace context ("traceparent") of the push, where one replica of kas tells another
+	// of it. RoR's is in the metadata of the call.
+	Traceparent   string `protobuf:"bytes,2,opt,name=traceparent,proto3" json:"traceparent,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -63,6 +66,13 @@ func (x *GitPushEventRequest) GetProject() *Project {
 		return x.Project
 	}
 	return nil
+}
+
+func (x *GitPushEventRequest) GetTraceparent() string {
+	if x != nil {
+		return x.Traceparent
+	}
+	return ""
 }
 
 // Project as RoR knows it.
@@ -238,9 +248,10 @@ var File_railsrpc_notifications_proto protoreflect.FileDescriptor
 
 const file_railsrpc_notifications_proto_rawDesc = "" +
 	"\n" +
-	"\x1crailsrpc/notifications.proto\x12\brailsrpc\"B\n" +
+	"\x1crailsrpc/notifications.proto\x12\brailsrpc\"d\n" +
 	"\x13GitPushEventRequest\x12+\n" +
-	"\aproject\x18\x01 \x01(\v2\x11.railsrpc.ProjectR\aproject\"6\n" +
+	"\aproject\x18\x01 \x01(\v2\x11.railsrpc.ProjectR\aproject\x12 \n" +
+	"\vtraceparent\x18\x02 \x01(\tR\vtraceparent\"6\n" +
 	"\aProject\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x03R\x02id\x12\x1b\n" +
 	"\tfull_path\x18\x02 \x01(\tR\bfullPath\"\x16\n" +
