@@ -22,3 +22,8 @@ var (
 	// answer in time, or answers 429, 5xx or something that is not its API.
 	ErrUnavailable = errors.New("unavailable")
 )
+
+// IsRefusal tells whether RoR decided, rather than failed.
+func IsRefusal(err error) bool {
+	return errors.Is(err, ErrUnauthorized) || errors.Is(err, ErrForbidden) || errors.Is(err, ErrNotFound) || errors.Is(err, ErrRejected)
+}

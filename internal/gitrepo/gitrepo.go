@@ -55,6 +55,9 @@ type Revision struct {
 	// Problem is one of this package's errors: see IsPassing for those that need
 	// no person. Nil: all is well.
 	Problem error
+	// Traceparent is the W3C trace context of what found it. Empty: it is not traced, or
+	// has been known for longer.
+	Traceparent string
 }
 
 // File is a regular file of a commit.

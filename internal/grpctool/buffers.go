@@ -4,13 +4,20 @@ import (
 	"slices"
 	"sync"
 
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/experimental"
 )
 
 // gRPC's own pool has no size between 32 KiB and 1 MiB, and clears a buffer whenever it hands
 // it out: a frame of the tunnel, of 64 KiB, would have a MiB cleared at either end, which
 // costs more than all else that is done with it. gRPC wants its pool set before anything runs.
-func init() { experimental.SetDefaultBufferPool(newBufferPool()) }
+func init() { experimental.SetDefaultBufferPool(buffers) }
+
+var buffers = newBufferPool()
+
+// ServerBuffers has a server take its buffers from the same pool: servers know the one that
+// gRPC began with.
+func ServerBuffers() grpc.ServerOption { return experimental.BufferPool(buffers) }
 
 // bufferSizes are those of buffers for messages, in bytes, as gRPC has them and more. 65 KiB
 // hold a frame of the tunnel and what is around it.

@@ -36,8 +36,8 @@ func (c codec) Unmarshal(data mem.BufferSlice, message any) error {
 // joined returns a copy of data that is in one piece. BufferSlice.Materialize would clear the
 // memory first.
 func joined(data mem.BufferSlice) []byte {
-	if n := data.Len(); n > FrameSize/2 && n <= leastSpare {
-		buffer := takeSpare()
+	n := data.Len()
+	if buffer := takeSpare(n); buffer != nil {
 		return buffer[:data.CopyTo(buffer[:n])]
 	}
 	var few [8][]byte

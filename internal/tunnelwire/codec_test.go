@@ -57,7 +57,7 @@ func TestRecycle_WhatIsUsedAgainIsNobodysAnyMore(t *testing.T) {
 	}
 	var kept []*agentrpc.TunnelResponse
 	for round := range 400 {
-		want := frame(byte(round), FrameSize)
+		want := frame(byte(round), []int{FrameSize, 16 << 10, leastSpare, 20 << 10, 33 << 10}[round%5])
 		if round%3 == 0 {
 			want = frame(byte(round), 5, FrameSize-100, 7)
 		}
@@ -76,6 +76,15 @@ func TestRecycle_WhatIsUsedAgainIsNobodysAnyMore(t *testing.T) {
 	}
 	Recycle(nil)
 	Recycle(make([]byte, 10))
+}
+
+func TestTakeSpare_HoldsAFrame(t *testing.T) {
+	for _, size := range []int{0, leastSpare - 1, leastSpare, 16<<10 + spareLoss, 16<<10 + spareLoss + 1, FrameSize + spareLoss, FrameSize + spareLoss + 1, MaxMessage} {
+		spare := takeSpare(size)
+		require.Equal(t, size >= leastSpare && size <= FrameSize+spareLoss, spare != nil, size)
+		require.True(t, spare == nil || cap(spare) >= size, size)
+		Recycle(spare)
+	}
 }
 
 func FuzzCodec(f *testing.F) {

@@ -93,7 +93,7 @@ func (j *Joiner) Open() bool { return j.open }
 
 // crossing are the keys of metadata that cross, in both directions: who asks is kas's to
 // know, and credentials never cross.
-var crossing = []string{"traceparent", "tracestate", "x-request-id"}
+var crossing = []string{keyTraceparent, keyTracestate, "x-request-id"}
 
 // crossingPrefix marks further keys that cross: kas's and agentk's own.
 const crossingPrefix = "kas-"
@@ -113,7 +113,7 @@ func FromMD(md metadata.MD) []*agentrpc.TunnelMetadata {
 		}
 		entry := &agentrpc.TunnelMetadata{Key: key}
 		for _, v := range values {
-			if len(v) <= maxValue {
+			if valueCrosses(key, v) {
 				entry.Values = append(entry.Values, []byte(v))
 			}
 		}
@@ -134,7 +134,7 @@ func ToMD(entries []*agentrpc.TunnelMetadata) metadata.MD {
 			continue
 		}
 		for _, v := range entry.GetValues() {
-			if len(v) <= maxValue {
+			if len(v) <= maxValue && valueCrosses(key, string(v)) {
 				md[key] = append(md[key], string(v))
 			}
 		}

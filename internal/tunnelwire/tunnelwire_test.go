@@ -52,13 +52,46 @@ func TestJoiner_BoundsWhatItKeeps(t *testing.T) {
 func TestMetadata_CredentialsNeverCross(t *testing.T) {
 	sent := metadata.MD{
 		"authorization": {"Bearer secret"}, "Authorization": {"Bearer secret"}, "private-token": {"secret"}, "cookie": {"secret"},
-		"traceparent": {"00-1"}, "Kas-Thing": {"a", "b"}, "kas-bytes-bin": {"\x00\xff"}, "kas-long": {strings.Repeat("x", maxValue+1)},
+		"traceparent": {aTraceparent}, "Kas-Thing": {"a", "b"}, "kas-bytes-bin": {"\x00\xff"}, "kas-long": {strings.Repeat("x", maxValue+1)},
 	}
 	crossed := FromMD(sent)
 	got := ToMD(crossed)
-	require.Equal(t, metadata.MD{"traceparent": {"00-1"}, "kas-thing": {"a", "b"}, "kas-bytes-bin": {"\x00\xff"}}, got)
+	require.Equal(t, metadata.MD{"traceparent": {aTraceparent}, "kas-thing": {"a", "b"}, "kas-bytes-bin": {"\x00\xff"}}, got)
 	// Nor where the other end sends them all the same.
 	require.Empty(t, ToMD([]*agentrpc.TunnelMetadata{{Key: "Authorization", Values: [][]byte{[]byte("secret")}}}))
+}
+
+const aTraceparent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+
+func TestMetadata_OnlyW3CTraceContextCrosses(t *testing.T) {
+	for key, rows := range map[string]map[string]bool{
+		"traceparent": {
+			aTraceparent:                  true,
+			strings.ToUpper(aTraceparent): false,
+			aTraceparent + "-more":        false,
+			aTraceparent[:54] + "\n":      false,
+			"01" + aTraceparent[2:]:       false,
+			"00-4bf92f3577b34da6a3ce929d0e0e4736-0000000000000000-01": false,
+			"00-00000000000000000000000000000000-00f067aa0ba902b7-01": false,
+			"": false,
+		},
+		"tracestate": {
+			"vendor=value,other@one=2":           true,
+			"no member":                          false,
+			"vendor=" + strings.Repeat("x", 512): false,
+			"vendor=line\nkas-agent-id=7":        false,
+		},
+	} {
+		for value, crosses := range rows {
+			entries := []*agentrpc.TunnelMetadata{{Key: key, Values: [][]byte{[]byte(value)}}}
+			if got := len(ToMD(entries).Get(key)) > 0; got != crosses {
+				t.Errorf("%s %q comes: %t", key, value, got)
+			}
+			if got := len(ToMD(FromMD(metadata.Pairs(key, value))).Get(key)) > 0; got != crosses {
+				t.Errorf("%s %q goes: %t", key, value, got)
+			}
+		}
+	}
 }
 
 func TestStatus_CrossesWithItsDetails(t *testing.T) {
