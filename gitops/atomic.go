@@ -42,6 +42,7 @@ func (r *run) agreed(ctx context.Context, steps *Steps) (bool, error) {
 	}
 	t.steps = slices.Concat(append([][]Step{steps.Definitions}, steps.Waves...)...)
 	if r.desired.Set.Complete && failed == 0 {
+		r.phaseOf(PhaseTry, t.steps)
 		if err := r.batch(ctx, t.steps, t.ready, t.send, t.settle); err != nil {
 			return false, err
 		}

@@ -15,6 +15,7 @@ func Run(ctx context.Context, c Cluster, p Project, d Desired, o Observer) (Resu
 	if p.Limit == nil {
 		p.Limit = NewLimit(p.parallel())
 	}
+	tellPhase(o, PhasePlan, len(d.Set.Objects))
 	inv, err := c.Load(ctx, p.Key)
 	if err != nil {
 		return Result{}, ended(ctx, fmt.Errorf("read the inventory: %w", err))
@@ -73,17 +74,21 @@ func (r *run) all(ctx context.Context) error {
 		if err := r.record(ctx, steps.Definitions); err != nil {
 			return err
 		}
+		r.phaseOf(PhaseApply, steps.Definitions)
 		if err := r.wave(ctx, steps.Definitions); err != nil {
 			return err
 		}
+		r.phase(PhasePlan, r.result.Total)
 		if steps, err = r.plan(ctx); err != nil {
 			return err
 		}
 	}
 	if len(steps.Unserved) > 0 && r.project.DryRun == DryRunNone {
+		r.phase(PhaseServe, len(steps.Unserved))
 		if err := r.awaitServed(ctx, steps.Unserved); err != nil {
 			return err
 		}
+		r.phase(PhasePlan, r.result.Total)
 		if steps, err = r.plan(ctx); err != nil {
 			return err
 		}
@@ -124,6 +129,7 @@ func (r *run) execute(ctx context.Context, steps Steps) error {
 		if err := r.awaitNeeds(ctx, wave); err != nil {
 			return err
 		}
+		r.phaseOf(PhaseApply, wave)
 		if err := r.wave(ctx, wave); err != nil {
 			return err
 		}
@@ -152,6 +158,7 @@ func (r *run) prune(ctx context.Context, steps Steps) error {
 	}
 	r.deletions = deletionsOf(steps.Prune)
 	for _, wave := range steps.Prune {
+		r.phaseOf(PhasePrune, wave)
 		vacant, err := r.vacant(ctx, wave)
 		if err != nil {
 			return err
@@ -184,6 +191,7 @@ func (r *run) save(ctx context.Context) error {
 	if r.lost || !r.inv.Changed() {
 		return nil
 	}
+	r.phase(PhaseRecord, r.result.Total)
 	detached, cancel := detach(ctx)
 	defer cancel()
 	if err := r.cluster.Save(detached, r.inv); err != nil {

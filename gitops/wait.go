@@ -147,18 +147,19 @@ func (r *run) awaitNeeds(ctx context.Context, wave []Step) error {
 	if settled() {
 		return nil
 	}
-	return r.tend(ctx, func(ctx context.Context) error {
+	return r.tend(ctx, len(needs), func(ctx context.Context) error {
 		return r.await(ctx, kinds, timeout, 0, func() (bool, error) { return settled(), nil })
 	})
 }
 
 // tend looks after what is applied, as Watch does, while wait waits: that may be for
 // long, and what somebody else changes must not stay so until then. wait must tell
-// the observer nothing and leave r as it is.
-func (r *run) tend(ctx context.Context, wait func(context.Context) error) error {
+// the observer nothing and leave r as it is. needs is how many objects it waits for.
+func (r *run) tend(ctx context.Context, needs int, wait func(context.Context) error) error {
 	if err := r.save(ctx); err != nil {
 		return err
 	}
+	r.phase(PhaseNeeds, needs)
 	var objects []watched
 	for _, id := range r.order {
 		if w := r.status[id]; w != nil && applied(w.status.Action) {
@@ -227,6 +228,7 @@ func (r *run) awaitGone(ctx context.Context) error {
 	if len(leaving) == 0 {
 		return nil
 	}
+	r.phase(PhaseGone, len(leaving))
 	return r.await(ctx, kinds, goneTimeout, 0, func() (bool, error) {
 		for id, w := range leaving {
 			live, ok := r.cluster.Live(id)
