@@ -19,6 +19,7 @@ import (
 	"github.com/kas-agentk/kas/api/agentcfg"
 	"github.com/kas-agentk/kas/api/agentrpc"
 	"github.com/kas-agentk/kas/internal/admin"
+	"github.com/kas-agentk/kas/internal/tracing"
 	"github.com/kas-agentk/kas/internal/version"
 )
 
@@ -46,6 +47,8 @@ type Config struct {
 	// func(r grpc.ServiceRegistrar) { agentrpc.RegisterClusterQueryServer(r, server) }.
 	// Every replica answers, leader or not. None: the tunnel is not opened.
 	Services []func(grpc.ServiceRegistrar)
+	// Examiner, unless nil, has the agent answer Diagnostics as well.
+	Examiner Examiner
 	// ApplyLogging, unless nil, has the log follow the configuration.
 	ApplyLogging func(*agentcfg.Observability)
 	// ApplyClusterState, unless nil, has what is kept of the cluster follow the
@@ -56,7 +59,9 @@ type Config struct {
 	ApplyKubernetesAPI func(*agentcfg.KubernetesApi)
 
 	Registry *prometheus.Registry
-	Log      *zap.Logger
+	// Tracing of what kas traces; nil: nothing is.
+	Tracing *tracing.Tracing
+	Log     *zap.Logger
 	// Clock; nil: the real one.
 	Clock clock.WithTicker
 	// reopen says how long to wait between streams; nil: defaults.
@@ -70,6 +75,9 @@ func (c *Config) apply(file *agentcfg.ConfigurationFile) {
 	c.ApplyLogging(file.GetObservability())
 	c.ApplyClusterState(file.GetClusterState())
 	c.ApplyKubernetesAPI(file.GetKubernetesApi())
+	if c.Examiner != nil {
+		c.Examiner.Configure(file)
+	}
 }
 
 // Agent follows kas.
@@ -125,7 +133,7 @@ func New(cfg Config, engine Engine, elector Elector) (*Agent, error) {
 		engine:     engine,
 		elector:    elector,
 		metrics:    metrics,
-		link:       &link{metrics: metrics},
+		link:       &link{metrics: metrics, clock: cfg.Clock},
 		instanceID: int64(binary.BigEndian.Uint64(id[:]) >> 1),
 	}
 	if cfg.StateDir != "" {
@@ -276,6 +284,7 @@ func (a *Agent) worker(wants *wants) func(context.Context, int64, *agentcfg.Mani
 		limits:   desired.DefaultLimits(),
 		store:    a.store,
 		controls: a.cfg.Controls,
+		tracing:  a.cfg.Tracing,
 	}
 	return func(ctx context.Context, agentID int64, project *agentcfg.ManifestProject) {
 		newWorker(shared, agentID, project).Run(ctx)

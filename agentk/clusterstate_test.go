@@ -7,6 +7,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/utils/clock"
 
 	"github.com/kas-agentk/kas/agentk/desired"
 	"github.com/kas-agentk/kas/agentk/query"
@@ -27,7 +28,7 @@ func TestWatcher_WhatIsNotAboutProjectsFollowsTheConfiguration(t *testing.T) {
 		ApplyClusterState:  func(s *agentcfg.ClusterState) { applied = append(applied, s) },
 		ApplyKubernetesAPI: func(k *agentcfg.KubernetesApi) { reached = append(reached, k) },
 	}
-	w := &watcher{log: testkit.Logger(t), link: &link{metrics: m}, apply: cfg.apply, configs: &desired.Slot[*configuration]{}}
+	w := &watcher{log: testkit.Logger(t), link: &link{metrics: m, clock: clock.RealClock{}}, apply: cfg.apply, configs: &desired.Slot[*configuration]{}}
 	state := &agentcfg.ClusterState{SecretValues: true, IdleTimeout: durationpb.New(time.Minute)}
 	api := &agentcfg.KubernetesApi{Services: []*agentcfg.ProxiedService{{Namespace: "a", Name: "b"}}}
 	w.take(&agentrpc.WatchResponse{Configuration: &agentcfg.ConfigurationFile{ClusterState: state, KubernetesApi: api}})

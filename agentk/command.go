@@ -15,6 +15,7 @@ import (
 	"github.com/kas-agentk/kas/internal/admin"
 	"github.com/kas-agentk/kas/internal/logging"
 	"github.com/kas-agentk/kas/internal/program"
+	"github.com/kas-agentk/kas/internal/tracing"
 	"github.com/kas-agentk/kas/internal/version"
 )
 
@@ -26,6 +27,7 @@ type options struct {
 	stateDir      string
 	observability string
 	logging       logging.Options
+	tracing       tracing.Options
 	kube          *genericclioptions.ConfigFlags
 	// capture has what libraries log appear in the agent's log.
 	capture func(*logLevels)
@@ -59,6 +61,7 @@ Several replicas may run: one of them works, the others stand by.`,
 	flags.StringVar(&o.observability, "observability-listen-address", "127.0.0.1:8152",
 		"where to serve /metrics, /liveness, /readiness and /debug/pprof; empty: nowhere")
 	o.logging.AddFlags(flags)
+	o.tracing.AddFlags(flags)
 	o.kube.AddFlags(flags)
 	return cmd
 }
@@ -118,6 +121,11 @@ func (o *options) run(ctx context.Context) (err error) {
 		Registry:     admin.NewRegistry(),
 		Log:          log,
 	}
+	var flush func()
+	if cfg.Tracing, flush, err = o.tracing.Start(ctx, "agentk", cfg.Registry, log); err != nil {
+		return err
+	}
+	defer flush()
 	k, err := newKubernetes(o.kube, namespace, id, &cfg)
 	if err != nil {
 		return err
@@ -126,6 +134,7 @@ func (o *options) run(ctx context.Context) (err error) {
 	cfg.KubernetesVersion, cfg.Controls = k.version, k.controls
 	cfg.Services = append(cfg.Services, k.state.register, k.register)
 	cfg.ApplyClusterState, cfg.ApplyKubernetesAPI = k.state.configure, k.api.Configure
+	cfg.Examiner = k.examiner
 	if cfg.Observability, err = listen(ctx, o.observability); err != nil {
 		return err
 	}

@@ -8,6 +8,7 @@ import (
 
 	"go.uber.org/zap"
 	"google.golang.org/grpc/status"
+	"k8s.io/utils/clock"
 
 	"github.com/kas-agentk/kas/agentk/desired"
 	"github.com/kas-agentk/kas/api/agentcfg"
@@ -128,11 +129,13 @@ var (
 // link is how the agent stands with kas, for probes and metrics.
 type link struct {
 	metrics *metrics
+	clock   clock.PassiveClock
 	// standing is empty until kas has been reached, or not.
 	standing desired.Slot[standing]
 
 	mu        sync.Mutex
 	hasConfig bool
+	history   history
 }
 
 // standing says whether the agent is connected, and if not, why.
@@ -146,6 +149,7 @@ func (l *link) up() {
 	defer l.mu.Unlock()
 	if now, _, _ := l.standing.Get(); !now.connected {
 		l.standing.Put(standing{connected: true})
+		l.history.up(l.clock.Now())
 	}
 	l.metrics.connected.Set(1)
 	l.metrics.offline.Set(0)
@@ -154,6 +158,9 @@ func (l *link) up() {
 func (l *link) down(err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if now, _, _ := l.standing.Get(); now.connected {
+		l.history.down(l.clock.Now(), err)
+	}
 	l.standing.Put(standing{why: err})
 	l.metrics.connected.Set(0)
 	if l.hasConfig {
@@ -168,6 +175,13 @@ func (l *link) unreachable(why error) {
 	if now, known, _ := l.standing.Get(); !known || !now.connected && refusal(now.why) == "" {
 		l.standing.Put(standing{why: why})
 	}
+}
+
+// tell fills in what an answer says of connections.
+func (l *link) tell(into *agentrpc.DiagnoseResponse) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.history.tell(into)
 }
 
 // ended counts the end of a stream.

@@ -31,6 +31,10 @@ const (
 	connectTimeout = 3 * time.Second
 )
 
+// writeBuffer is how much is sent at once, in bytes: of a large transfer four frames of
+// HTTP/2. gRPC frees it when nothing is to be sent.
+const writeBuffer = 64 << 10
+
 const (
 	// askWhy is how often the reason is looked at while kas cannot be reached, and how
 	// long that may take.
@@ -52,9 +56,11 @@ func newConn(cfg *Config) (*grpc.ClientConn, error) {
 	if err != nil {
 		return nil, err
 	}
+	transport = append(transport, grpctool.ClientWindows()...)
 	// passthrough: the name is looked up at every try, not once in a while.
 	conn, err := grpc.NewClient("passthrough:///"+address.url.Host, append(transport,
 		grpc.WithUserAgent(userAgent()),
+		grpc.WithWriteBufferSize(writeBuffer),
 		// gRPC refuses a connection without TLS where the address has asked for it.
 		grpc.WithPerRPCCredentials(grpctool.TokenCredentials{Token: cfg.token, Plaintext: !address.secure}),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(grpctool.MaxMessageSize), grpc.WaitForReady(true)),

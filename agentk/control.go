@@ -130,6 +130,7 @@ func (w *worker) attend(ctx context.Context, set *desired.Set, decided *decision
 	}
 	suspension := w.suspension(decided)
 	w.reporter.Suspended(suspension)
+	w.speed.begin(set, suspension != nil)
 	if suspension != nil {
 		w.control.idle.Put(decided)
 		return

@@ -11,6 +11,7 @@ import (
 	"github.com/kas-agentk/kas/agentk/report"
 	"github.com/kas-agentk/kas/api/agentrpc"
 	"github.com/kas-agentk/kas/internal/logging"
+	"github.com/kas-agentk/kas/internal/tracing"
 )
 
 // maxCommands is how many commands wait for the one that is being carried out.
@@ -112,6 +113,8 @@ func (w *worker) compareAll(ctx context.Context, c *conversation) {
 }
 
 func (w *worker) compare(ctx context.Context, c *conversation, set *desired.Set) {
+	ctx, span := w.tracing.StartWithin(tracing.WithTraceparent(ctx, set.Traceparent), "compare", w.about(set)...)
+	defer span.End()
 	began := w.clock.Now()
 	decided, _, _ := w.control.newest.Get()
 	project, err := w.projectFor(set, decided)

@@ -9,8 +9,8 @@
 //
 //	watcher    holds the configuration stream open and publishes the newest
 //	           configuration. Runs in every replica.
-//	tunnel     answers what kas asks over the reverse tunnel: about the cluster, and of its
-//	           API server. Runs in every replica.
+//	tunnel     answers what kas asks over the reverse tunnel: about the cluster, of its API
+//	           server, and what is wrong with this process. Runs in every replica.
 //	elector    takes the agent's Lease. Only its holder goes on:
 //	manager    one worker per manifest project, started, stopped and restarted as
 //	           the configuration changes.

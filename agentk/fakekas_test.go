@@ -6,6 +6,7 @@ import (
 	"crypto/tls"
 	"fmt"
 	"net"
+	"slices"
 	"sync"
 	"testing"
 
@@ -47,6 +48,7 @@ type fakeKAS struct {
 	watches  []*agentrpc.WatchRequest
 	hellos   []*agentrpc.Hello
 	reports  map[string]*agentrpc.Report // newest by project
+	traced   []string                    // traceparents of all
 	attempts int
 	// results of commands by their IDs, and answers to comparisons.
 	results     map[string]*agentrpc.CommandResult
@@ -172,6 +174,7 @@ func (k *fakeKAS) Connect(stream agentrpc.Sync_ConnectServer) error {
 			switch m := m.GetMessage().(type) {
 			case *agentrpc.ConnectRequest_Report:
 				k.reports[project] = m.Report
+				k.traced = append(k.traced, m.Report.GetTraceparent())
 			case *agentrpc.ConnectRequest_CommandResult:
 				k.results[m.CommandResult.GetId()] = m.CommandResult
 			case *agentrpc.ConnectRequest_Comparison:
@@ -222,6 +225,13 @@ func (k *fakeKAS) setToken(token string) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.token = token
+}
+
+// traceparents of all reports that have come.
+func (k *fakeKAS) traceparents() []string {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return slices.Clone(k.traced)
 }
 
 // report returns the newest report of a project; nil: none yet.

@@ -12,9 +12,11 @@ import (
 	"k8s.io/cli-runtime/pkg/genericclioptions"
 	"k8s.io/client-go/discovery"
 	"k8s.io/client-go/rest"
+	"k8s.io/utils/clock"
 
 	"github.com/kas-agentk/kas/agentk/cache"
 	"github.com/kas-agentk/kas/agentk/cluster"
+	"github.com/kas-agentk/kas/agentk/diagnose"
 	"github.com/kas-agentk/kas/agentk/kubeapi"
 	"github.com/kas-agentk/kas/api/agentrpc"
 	"github.com/kas-agentk/kas/gitops"
@@ -36,6 +38,8 @@ type kubernetes struct {
 	state *clusterState
 	// api makes requests of people and CI jobs.
 	api *kubeapi.Server
+	// examiner looks at it all when somebody asks.
+	examiner *diagnose.Examiner
 	// Run runs what the engine and the answers stand on until its context ends.
 	Run func(context.Context) error
 }
@@ -48,23 +52,27 @@ func newKubernetes(flags *genericclioptions.ConfigFlags, namespace, identity str
 		return nil, fmt.Errorf("kubeconfig: %w", err)
 	}
 	restConfig.UserAgent = "agentk/" + version.Version
-	elector, err := NewLeaseElector(LeaseConfig{Log: cfg.Log, RESTConfig: restConfig, Namespace: namespace, Identity: identity})
+	own, err := measured(restConfig, cfg.Registry, clock.RealClock{})
 	if err != nil {
 		return nil, err
 	}
-	ask, err := versionOf(restConfig)
+	elector, err := NewLeaseElector(LeaseConfig{Log: cfg.Log, RESTConfig: own, Namespace: namespace, Identity: identity})
 	if err != nil {
 		return nil, err
 	}
-	controls, err := newConfigMapControls(restConfig, namespace)
+	ask, err := versionOf(own)
 	if err != nil {
 		return nil, err
 	}
-	known, err := cache.New(cache.Config{RESTConfig: restConfig, FieldManager: cluster.FieldManager, Log: cfg.Log})
+	controls, err := newConfigMapControls(own, namespace)
 	if err != nil {
 		return nil, err
 	}
-	c, err := cluster.New(cluster.Config{RESTConfig: restConfig, Namespace: namespace, Cache: known})
+	known, err := cache.New(cache.Config{RESTConfig: own, FieldManager: cluster.FieldManager, Log: cfg.Log})
+	if err != nil {
+		return nil, err
+	}
+	c, err := cluster.New(cluster.Config{RESTConfig: own, Namespace: namespace, Cache: known})
 	if err != nil {
 		return nil, err
 	}
@@ -72,13 +80,17 @@ func newKubernetes(flags *genericclioptions.ConfigFlags, namespace, identity str
 	if err != nil {
 		return nil, err
 	}
-	api, err := kubeapi.NewServer(kubeapi.Config{RESTConfig: restConfig, Registerer: cfg.Registry})
+	api, err := kubeapi.NewServer(kubeapi.Config{RESTConfig: restConfig, Registerer: cfg.Registry, Tracing: cfg.Tracing})
+	if err != nil {
+		return nil, err
+	}
+	examiner, err := diagnose.New(diagnose.Config{RESTConfig: restConfig, Namespace: namespace, Identity: identity}, c)
 	if err != nil {
 		return nil, err
 	}
 	return &kubernetes{
 		engine:  clusterEngine{cluster: c, limit: gitops.NewLimit(gitops.DefaultParallel)},
-		elector: elector, version: ask, controls: controls, state: state, api: api,
+		elector: elector, version: ask, controls: controls, state: state, api: api, examiner: examiner,
 		Run: func(ctx context.Context) error {
 			defer api.Close()
 			return state.run(ctx)

@@ -123,19 +123,23 @@ func (w *worker) sync(ctx context.Context, set *desired.Set, decided *decision) 
 	}
 	project.Heals = &heals{log: log, metrics: w.metrics, project: w.project.GetId()}
 	waits := newWaits()
+	traced := w.traceOf(ctx, set)
 	for {
 		news := w.wants.news()
-		result, err := w.run(ctx, log, project, set)
+		result, err := w.run(ctx, log, project, set, traced)
 		if err == nil {
 			waits.outage.Reset()
 			if result.Waiting == 0 {
 				news = nil
 			}
-			err = w.watch(ctx, log, project, result, news, waits)
+			err = w.watch(ctx, log, project, result, news, waits, traced)
 		}
 		if ctx.Err() != nil {
+			traced.end("preempted")
 			return
 		}
+		traced.end("run again")
+		traced = nil
 		if err != nil {
 			wait := waits.outage.NextBackOff()
 			log.Warn("Sync cannot go on, trying again", zap.Error(err), zap.Duration("wait", wait))
@@ -169,16 +173,17 @@ func (w *worker) projectFor(set *desired.Set, decided *decision) (gitops.Project
 }
 
 // run runs the set once and tells the reporter, the log and the metrics.
-func (w *worker) run(ctx context.Context, log *zap.Logger, project gitops.Project, set *desired.Set) (gitops.Result, error) {
+func (w *worker) run(ctx context.Context, log *zap.Logger, project gitops.Project, set *desired.Set, traced *syncTrace) (gitops.Result, error) {
 	began := w.clock.Now()
 	w.reporter.Syncing(set.Commit)
-	result, err := w.engine.Run(ctx, project, set.Desired, w.reporter)
+	result, err := w.engine.Run(ctx, project, set.Desired, traced.observer(w.reporter))
 	took := w.clock.Since(began)
 	if err != nil {
 		label := "error"
 		if ctx.Err() != nil {
 			label = "preempted"
 		}
+		traced.ran(label, result, err)
 		w.metrics.syncs.WithLabelValues(label).Observe(took.Seconds())
 		return gitops.Result{}, fmt.Errorf("run: %w", err)
 	}
@@ -193,7 +198,9 @@ func (w *worker) run(ctx context.Context, log *zap.Logger, project gitops.Projec
 		label = "partial"
 	} else if project.DryRun == gitops.DryRunNone {
 		w.metrics.lastApplied.WithLabelValues(w.project.GetId()).Set(float64(w.clock.Now().UnixMilli()) / 1e3)
+		w.speed.isApplied(w.clock.Now())
 	}
+	traced.ran(label, result, nil)
 	w.metrics.syncs.WithLabelValues(label).Observe(took.Seconds())
 	actions := w.reporter.Actions()
 	w.metrics.countObjects(actions)
@@ -206,7 +213,7 @@ func (w *worker) run(ctx context.Context, log *zap.Logger, project gitops.Projec
 // watch watches what a run left behind until it is time for another: the end of
 // ctx, some time after objects failed, when another project has news, or when somebody
 // else changed objects.
-func (w *worker) watch(ctx context.Context, log *zap.Logger, project gitops.Project, result gitops.Result, news <-chan struct{}, waits waits) error {
+func (w *worker) watch(ctx context.Context, log *zap.Logger, project gitops.Project, result gitops.Result, news <-chan struct{}, waits waits, traced *syncTrace) error {
 	ctx, cancel := context.WithCancel(ctx)
 	var again time.Duration
 	if result.Failed > 0 || result.Waiting > 0 {
@@ -237,6 +244,10 @@ func (w *worker) watch(ctx context.Context, log *zap.Logger, project gitops.Proj
 		Clock: w.clock,
 		OnReadiness: func(r gitops.Readiness) {
 			w.reporter.Health(r.Ready, r.Late)
+			traced.ready(r)
+			if r.Ready {
+				w.speed.isReady(w.clock.Now())
+			}
 			if len(r.Drifted) > 0 {
 				poke(drifted)
 			}

@@ -14,6 +14,8 @@ type metrics struct {
 	leader       prometheus.Gauge
 	streamsEnded *prometheus.CounterVec
 	syncs        *prometheus.HistogramVec
+	applied      prometheus.Histogram
+	ready        prometheus.Histogram
 	objects      *prometheus.CounterVec
 	lastApplied  *prometheus.GaugeVec
 	heals        *prometheus.CounterVec
@@ -56,6 +58,16 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 			Help: "When a project's objects were last all applied, in seconds since 1970.",
 		}, []string{"project"}),
 	}
+	m.applied = prometheus.NewHistogram(prometheus.HistogramOpts{
+		Name:    "agentk_sync_applied_seconds",
+		Help:    "From the moment that an object set began to come from kas until all of it was applied.",
+		Buckets: prometheus.ExponentialBuckets(0.005, 2, 18),
+	})
+	m.ready = prometheus.NewHistogram(prometheus.HistogramOpts{
+		Name:    "agentk_sync_ready_seconds",
+		Help:    "From the moment that an object set began to come from kas until all of it was applied and healthy.",
+		Buckets: prometheus.ExponentialBuckets(0.005, 2, 18),
+	})
 	m.heals = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "agentk_heals_total",
 		Help: "Objects applied again because somebody else had changed or deleted them, by result (ok, error).",
@@ -64,7 +76,7 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 		Name: "agentk_contested_objects",
 		Help: "Objects that somebody else keeps changing or deleting, by project.",
 	}, []string{"project"})
-	for _, c := range []prometheus.Collector{m.connected, m.offline, m.stateWrites, m.leader, m.streamsEnded, m.syncs, m.objects, m.lastApplied, m.heals, m.contested} {
+	for _, c := range []prometheus.Collector{m.connected, m.offline, m.stateWrites, m.leader, m.streamsEnded, m.syncs, m.applied, m.ready, m.objects, m.lastApplied, m.heals, m.contested} {
 		if err := reg.Register(c); err != nil {
 			return nil, err //nolint:wrapcheck // New says that it is about metrics
 		}

@@ -183,7 +183,7 @@ func TestWorker_HealsWhereKASSendsNoSet(t *testing.T) {
 	require.NoError(t, err)
 	clk := clocktesting.NewFakeClock(time.Unix(1_700_000_000, 0))
 	w := newWorker(workerConfig{
-		log: testkit.Logger(t), clock: clk, metrics: m, link: &link{metrics: m}, claims: newClaims(), store: store,
+		log: testkit.Logger(t), clock: clk, metrics: m, link: &link{metrics: m, clock: clk}, claims: newClaims(), store: store,
 	}, 5, project("a"))
 	w.link.up()
 	set := w.restore()

@@ -13,6 +13,7 @@ func (a *Agent) newTunnel(metrics *tunnel.Metrics) *tunnel.Server {
 		Meta:    a.meta,
 		Log:     a.cfg.Log,
 		Metrics: metrics,
+		Tracing: a.cfg.Tracing,
 		Ended:   func(err error) { a.link.ended("tunnel", err) },
 		Clock:   a.cfg.Clock,
 		Lost:    a.cfg.reopen.lost,
@@ -20,6 +21,9 @@ func (a *Agent) newTunnel(metrics *tunnel.Metrics) *tunnel.Server {
 	})
 	for _, register := range a.cfg.Services {
 		register(server)
+	}
+	if a.cfg.Examiner != nil {
+		agentrpc.RegisterDiagnosticsServer(server, &diagnostics{agent: a, started: a.cfg.Clock.Now()})
 	}
 	return server
 }

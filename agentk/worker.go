@@ -18,6 +18,7 @@ import (
 	"github.com/kas-agentk/kas/api/agentrpc"
 	"github.com/kas-agentk/kas/gitops"
 	"github.com/kas-agentk/kas/internal/logging"
+	"github.com/kas-agentk/kas/internal/tracing"
 	"github.com/kas-agentk/kas/internal/version"
 )
 
@@ -41,6 +42,7 @@ type workerConfig struct {
 	store *desired.Store
 	// controls keeps what people decide; nil: it is forgotten.
 	controls ControlStore
+	tracing  *tracing.Tracing
 }
 
 // worker syncs one manifest project. It lives as long as the project's
@@ -60,6 +62,9 @@ type worker struct {
 	sets desired.Slot[*desired.Set]
 	// key of the inventory that the connection has claimed; empty: none.
 	key string
+	// attended is the newest set that the loop has begun with; it is the loop's.
+	attended *desired.Set
+	speed    speed
 }
 
 func newWorker(cfg workerConfig, agentID int64, project *agentcfg.ManifestProject) *worker {
@@ -76,6 +81,7 @@ func newWorker(cfg workerConfig, agentID int64, project *agentcfg.ManifestProjec
 		control:      newControl(cfg.controls),
 		healing:      gitops.NewHealing(),
 		since:        cfg.clock.Now(),
+		speed:        speed{applied: cfg.metrics.applied, ready: cfg.metrics.ready},
 	}
 }
 
@@ -131,6 +137,7 @@ func (w *worker) connect(ctx context.Context) error {
 
 // receive hands on sets and commands until the stream ends.
 func (w *worker) receive(c *conversation) error {
+	var began time.Time
 	for {
 		msg, err := c.stream.Recv()
 		if err != nil {
@@ -140,12 +147,16 @@ func (w *worker) receive(c *conversation) error {
 			c.command(command)
 			continue
 		}
+		if msg.GetHeader() != nil {
+			began = w.clock.Now()
+		}
 		set, err := w.receiver.Receive(msg)
 		switch {
 		case err != nil || set == nil:
 		case set.ComparisonID != "":
 			c.comparisons.Put(set)
 		default:
+			set.Began, set.Received = began, w.clock.Now()
 			err = w.accept(set)
 		}
 		if err != nil {

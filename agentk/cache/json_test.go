@@ -1,7 +1,6 @@
 package cache
 
 import (
-	"encoding/json"
 	"testing"
 	"time"
 
@@ -33,49 +32,4 @@ func TestMetadataOf_ReadsWhatJSONHasWithoutDecodingIt(t *testing.T) {
 			}
 		})
 	}
-}
-
-func TestOnlyMetadata_CutsTheRest(t *testing.T) {
-	require.JSONEq(t, `{"apiVersion":"v1","kind":"Pod","metadata":{"name":"x"}}`,
-		string(onlyMetadata([]byte(`{"apiVersion":"v1","data":{"metadata":"}"},"kind":"Pod","metadata":{"name":"x"},"spec":{"a":[1,2]}}`))))
-	require.JSONEq(t, `{"kind":"Pod"}`, string(onlyMetadata([]byte(`{"kind":"Pod"}`))))
-	require.JSONEq(t, `{}`, string(onlyMetadata([]byte(`nonsense`))))
-}
-
-func FuzzEachMember(f *testing.F) {
-	for _, seed := range []string{`{"a":1,"b":[{}],"c":{"d":"\\\""},"e":null,"f":-1.5e3}`, `{}`, `{"a":`, `{"a":"\`, `[1]`, `{"\u0061":true}`} {
-		f.Add(seed)
-	}
-	f.Fuzz(func(t *testing.T, text string) {
-		found := map[string]json.RawMessage{}
-		eachMember([]byte(text), func(key, value []byte) bool {
-			found[string(key)] = value
-			return true
-		})
-		metadataOf([]byte(text), &shared{})
-		onlyMetadata([]byte(text))
-		var whole map[string]any
-		if json.Unmarshal([]byte(text), &whole) != nil {
-			return
-		}
-		// As the cache has it.
-		canonical, err := json.Marshal(whole)
-		require.NoError(t, err)
-		if whole == nil {
-			return
-		}
-		var want map[string]json.RawMessage
-		require.NoError(t, json.Unmarshal(canonical, &want))
-		got := map[string]json.RawMessage{}
-		eachMember(canonical, func(key, value []byte) bool {
-			var name string
-			require.NoError(t, json.Unmarshal([]byte(`"`+string(key)+`"`), &name))
-			got[name] = value
-			return true
-		})
-		require.Len(t, got, len(want))
-		for key, value := range want {
-			require.Equal(t, string(value), string(got[key]))
-		}
-	})
 }

@@ -13,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/kas-agentk/kas/internal/objects"
+	"github.com/kas-agentk/kas/internal/rawjson"
 )
 
 // ErrForm is of a View in a form that there is not.
@@ -162,6 +163,11 @@ func (c *Cache) ready(ctx context.Context, r *resource) error {
 	if err := c.start(ctx, r); err != nil {
 		return err
 	}
+	if r.isListed() {
+		if _, failing := r.state(); failing == nil {
+			return nil // as nearly always: without a timer
+		}
+	}
 	known := r.store.isFilled()
 	limit := c.cfg.SyncTimeout
 	if known {
@@ -267,6 +273,6 @@ func (v *view) shape(o *objects.Object) *objects.Object {
 		return o
 	}
 	cut := *o
-	cut.JSON = onlyMetadata(o.JSON)
+	cut.JSON = rawjson.AppendMetadata(nil, o.JSON)
 	return &cut
 }

@@ -22,6 +22,12 @@ func (c *Cluster) Mapping(ctx context.Context, gvr schema.GroupVersionResource) 
 	return mapping, explain(err)
 }
 
+// KindMapping is Mapping for a kind, in any version.
+func (c *Cluster) KindMapping(ctx context.Context, gk schema.GroupKind) (*meta.RESTMapping, error) {
+	mapping, err := c.resolver.resolve(ctx, gk.WithVersion(""))
+	return mapping, explain(err)
+}
+
 // Unserved has Mapping ask anew about the resources of a group.
 func (c *Cluster) Unserved(group string) { c.resolver.forgetGroup(group) }
 

@@ -209,6 +209,7 @@ func (r *Receiver) close(trailer *agentrpc.Trailer) (*Set, error) {
 		Ref:         open.header.GetRef(),
 		ProjectID:   open.header.GetProjectId(),
 		ProjectPath: open.header.GetProjectPath(),
+		Traceparent: open.header.GetTraceparent(),
 	}
 	if at := open.header.GetDetectedAt(); at.IsValid() {
 		set.DetectedAt = at.AsTime()

@@ -26,6 +26,12 @@ type Set struct {
 	// Restored: the set comes from the Store, and kas has not said that it is still
 	// the newest. It is good for healing; nothing may be deleted for it.
 	Restored bool
+	// Traceparent is the W3C trace context of the change that led to the set; empty: it is
+	// not traced.
+	Traceparent string
+	// Began and Received are when the first and the last message of it came: the Receiver's
+	// caller knows. Zero: it comes from the Store.
+	Began, Received time.Time
 }
 
 // Same tells whether applying other in place of s would be for nothing: the same

@@ -37,7 +37,8 @@
 //   - The URL is that of the agent's kubeconfig, and below its path. Redirects are not
 //     followed. A body is what the client has sent: one that breaks off never looks whole.
 //   - An exchange keeps at most one buffer of answerSize for each direction. While kas does
-//     not take the answer nothing more is read, so that the API server is held back.
+//     not take the answer nothing more is read, so that the API server is held back. The
+//     connection of a log or a Service's answer has one of aheadSize beside (bulk.go).
 //   - There is no limit of time but for connecting. The end of the RPC's context ends the
 //     request and its connection, or its stream of one.
 //   - Protocols after 101 are the API server's: WebSocket and SPDY. Other wishes are

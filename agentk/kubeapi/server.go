@@ -10,6 +10,8 @@ import (
 	"sync/atomic"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"go.opentelemetry.io/otel/attribute"
+	otelcodes "go.opentelemetry.io/otel/codes"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -17,6 +19,7 @@ import (
 
 	"github.com/kas-agentk/kas/api/agentcfg"
 	"github.com/kas-agentk/kas/api/agentrpc"
+	"github.com/kas-agentk/kas/internal/tracing"
 )
 
 // Config of a Server. RESTConfig is needed: how to reach the API server, and as whom.
@@ -24,6 +27,8 @@ type Config struct {
 	RESTConfig *rest.Config
 	// Registerer of the metrics; nil: nobody looks.
 	Registerer prometheus.Registerer
+	// Tracing of requests that kas traces; nil: none is.
+	Tracing *tracing.Tracing
 }
 
 // Server implements agentrpc.KubernetesApiServer.
@@ -32,11 +37,11 @@ type Server struct {
 
 	// base is the URL of the API server.
 	base *url.URL
-	// plain makes ordinary requests, upgrading those that may go on with another protocol.
-	plain, upgrading http.RoundTripper
+	transports
 	// asOther: agentk itself impersonates somebody (--as).
 	asOther bool
 	metrics *metrics
+	tracing *tracing.Tracing
 	// services is nil before there is a configuration.
 	services atomic.Pointer[services]
 }
@@ -47,11 +52,11 @@ func NewServer(cfg Config) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("register metrics of the Kubernetes API: %w", err)
 	}
-	s := &Server{asOther: cfg.RESTConfig.Impersonate.UserName != "", metrics: m}
+	s := &Server{asOther: cfg.RESTConfig.Impersonate.UserName != "", metrics: m, tracing: cfg.Tracing}
 	if s.base, _, err = rest.DefaultServerUrlFor(cfg.RESTConfig); err != nil {
 		return nil, fmt.Errorf("address of the API server: %w", err)
 	}
-	if s.plain, s.upgrading, err = newTransports(cfg.RESTConfig); err != nil {
+	if s.transports, err = newTransports(cfg.RESTConfig); err != nil {
 		return nil, err
 	}
 	return s, nil
@@ -63,7 +68,7 @@ func (s *Server) Configure(cfg *agentcfg.KubernetesApi) {
 }
 
 // Close closes connections that nobody uses.
-func (s *Server) Close() { closeIdle(s.plain, s.upgrading) }
+func (s *Server) Close() { s.closeIdle() }
 
 // Do implements agentrpc.KubernetesApiServer. Its stream must take *grpctool.Raw messages,
 // and have done with one when SendMsg returns, as those of the tunnel do.
@@ -113,8 +118,10 @@ func (e *exchange) do(ctx context.Context, first *agentrpc.HttpRequest) error {
 		askUpgrade(request, wanted)
 	} else if err := pending.attach(request, first.GetHead()); err != nil {
 		return ended(ctx, err)
+	} else if isBulk(request) {
+		transport = e.server.bulk
 	}
-	response, err := transport.RoundTrip(request)
+	response, err := e.roundTrip(ctx, transport, request)
 	if err != nil {
 		return ended(ctx, unreachable(err))
 	}
@@ -129,6 +136,23 @@ func (e *exchange) do(ctx context.Context, first *agentrpc.HttpRequest) error {
 		return ended(ctx, e.goOn(ctx, response, pending))
 	}
 	return ended(ctx, e.sendBody(response.Body))
+}
+
+// roundTrip makes the request. What is traced of it ends with the head of the answer: the
+// rest may take hours.
+func (e *exchange) roundTrip(ctx context.Context, transport http.RoundTripper, request *http.Request) (*http.Response, error) {
+	if !e.server.tracing.Enabled() {
+		return transport.RoundTrip(request) //nolint:wrapcheck // the caller does
+	}
+	_, span := e.server.tracing.StartWithin(ctx, "Kubernetes API "+e.method)
+	defer span.End()
+	response, err := transport.RoundTrip(request)
+	if err != nil {
+		span.SetStatus(otelcodes.Error, "the API server cannot be reached")
+		return nil, err //nolint:wrapcheck // the caller does
+	}
+	span.SetAttributes(attribute.Int("http.response.status_code", response.StatusCode))
+	return response, nil
 }
 
 // ended is err, unless the exchange was ended before it came: then that is why.

@@ -21,29 +21,43 @@ const (
 	gatePatience = time.Second
 )
 
-// newTransports returns what makes ordinary requests, over HTTP/2 where there is TLS, and
-// what makes those that may go on with another protocol, which HTTP/1.1 alone can. They
-// share no connection with other parts of the agent: what people do is not to be in its way.
-func newTransports(given *rest.Config) (plain, upgrading http.RoundTripper, err error) {
+// transports make requests.
+type transports struct {
+	// plain makes ordinary ones, over HTTP/2 where there is TLS.
+	plain http.RoundTripper
+	// upgrading makes those that may go on with another protocol, which HTTP/1.1 alone can.
+	upgrading http.RoundTripper
+	// bulk makes those whose answers may be large.
+	bulk http.RoundTripper
+}
+
+// newTransports returns transports. They share no connection with other parts of the agent:
+// what people do is not to be in its way.
+func newTransports(given *rest.Config) (t transports, err error) {
 	cfg := rest.CopyConfig(given)
 	cfg.DisableCompression = true // what the client accepts is its own to say
 	if cfg.Dial == nil {
 		cfg.Dial = (&net.Dialer{Timeout: connectTimeout, KeepAlive: 30 * time.Second}).DialContext
 	}
-	if plain, err = newGate(cfg); err != nil {
-		return nil, nil, err
+	if t.plain, err = newGate(cfg); err != nil {
+		return t, err
 	}
 	cfg = rest.CopyConfig(cfg)
 	cfg.NextProtos = []string{"http/1.1"}
-	if upgrading, err = newGate(cfg); err != nil {
-		return nil, nil, err
+	if t.upgrading, err = newGate(cfg); err != nil {
+		return t, err
 	}
-	return plain, upgrading, nil
+	cfg = rest.CopyConfig(cfg)
+	cfg.Dial = readingAhead(cfg.Dial)
+	gate, err := newGate(cfg)
+	t.bulk = bulk{gate}
+	return t, err
 }
 
-func closeIdle(transports ...http.RoundTripper) {
-	for _, t := range transports {
-		utilnet.CloseIdleConnectionsFor(t)
+// closeIdle closes connections that nobody uses.
+func (t transports) closeIdle() {
+	for _, one := range []http.RoundTripper{t.plain, t.upgrading, t.bulk} {
+		utilnet.CloseIdleConnectionsFor(one)
 	}
 }
 

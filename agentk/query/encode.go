@@ -11,6 +11,7 @@ import (
 
 	"github.com/kas-agentk/kas/api/clusterstate"
 	"github.com/kas-agentk/kas/internal/objects"
+	"github.com/kas-agentk/kas/internal/rawjson"
 )
 
 // Items are what answers are made of: they are encoded by hand, which takes a fraction of
@@ -132,7 +133,7 @@ func (e *encoder) jsonOf(o *objects.Object) []byte {
 	if !e.cut {
 		return o.JSON
 	}
-	e.scratch = appendMetadata(e.scratch[:0], o.JSON)
+	e.scratch = rawjson.AppendMetadata(e.scratch[:0], o.JSON)
 	return e.scratch
 }
 
@@ -193,6 +194,7 @@ func columnsOf(columns []objects.Column) []*clusterstate.Column {
 			Format:      valid(c.Format),
 			Description: valid(c.Description),
 			Priority:    c.Priority,
+			Age:         c.Age,
 		}
 	}
 	return out

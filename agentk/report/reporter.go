@@ -6,6 +6,7 @@ import (
 
 	"k8s.io/utils/clock"
 
+	"github.com/kas-agentk/kas/api/syncstatus"
 	"github.com/kas-agentk/kas/gitops"
 	"github.com/kas-agentk/kas/inventory"
 )
@@ -65,6 +66,18 @@ type Reporter struct {
 	changed  bool
 	dirty    []*entry
 	removed  map[inventory.ID]struct{}
+	traced   traced
+}
+
+// traced is the trace of a commit, which reports are part of that say something new of it.
+type traced struct {
+	commit string
+	// parent is its W3C trace context; empty: the commit is not traced.
+	parent string
+	// state is what was reported of the commit last.
+	state syncstatus.State
+	// over: what is still to be reported is the last of it.
+	over bool
 }
 
 // entry is one object of the project.
@@ -113,6 +126,7 @@ func (r *Reporter) Syncing(commit string) {
 		r.commit, r.appliedAt, r.readyAt = commit, time.Time{}, time.Time{}
 	}
 	r.summary = summary{phase: phaseSyncing}
+	r.traced.state = syncstatus.State_STATE_UNSPECIFIED
 	r.changedLocked()
 }
 
@@ -171,6 +185,37 @@ func (r *Reporter) Refused(message string) {
 	}
 	r.refused = message
 	r.changedLocked()
+}
+
+// Traced has reports carry a W3C trace context that tell of another state of the commit
+// than the report before, until Untraced is called.
+func (r *Reporter) Traced(commit, traceparent string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.traced = traced{commit: commit, parent: traceparent}
+}
+
+// Untraced ends that: what has been said already and not been reported yet is the last.
+func (r *Reporter) Untraced() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.changed || !r.attached {
+		r.traced.over = true
+	} else {
+		r.traced = traced{}
+	}
+}
+
+// traceparentLocked returns what a report of that state carries.
+func (r *Reporter) traceparentLocked(state syncstatus.State) string {
+	parent := ""
+	if t := &r.traced; t.parent != "" && t.commit == r.commit && t.state != state {
+		parent, t.state = t.parent, state
+	}
+	if r.traced.over {
+		r.traced = traced{}
+	}
+	return parent
 }
 
 // Suspension is who switched syncing off, and when.

@@ -430,3 +430,47 @@ func TestReporter_StreamEndsWithSendsError(t *testing.T) {
 	broken := errors.New("broken")
 	require.ErrorIs(t, r.Stream(t.Context(), func(*agentrpc.Report) error { return broken }), broken)
 }
+
+func TestReporter_ReportsOfAnotherStateArePartOfTheTrace(t *testing.T) {
+	r, clk := newReporter()
+	l := open(t, r)
+	require.Empty(t, l.next(t, clk).GetTraceparent(), "nothing is traced yet")
+
+	r.Traced("c1", "trace")
+	r.Syncing("c1")
+	require.Equal(t, "trace", l.next(t, clk).GetTraceparent())
+	r.Object(status("a", gitops.ActionCreated, gitops.HealthInProgress))
+	require.Empty(t, l.next(t, clk).GetTraceparent(), "it is syncing still")
+	r.Ran(good(1))
+	require.Equal(t, "trace", l.next(t, clk).GetTraceparent(), "it is progressing")
+	r.Health(true, nil)
+	r.Untraced()
+	last := l.next(t, clk)
+	require.Equal(t, "trace", last.GetTraceparent(), "what was said before is part of it")
+	require.Equal(t, syncstatus.State_STATE_SYNCED, last.GetState())
+	r.Health(false, nil)
+	require.Empty(t, l.next(t, clk).GetTraceparent(), "it is over")
+
+	r.Traced("c2", "other")
+	r.Health(true, nil)
+	require.Empty(t, l.next(t, clk).GetTraceparent(), "it is about the commit before")
+	r.Untraced()
+	r.Syncing("c2")
+	require.Empty(t, l.next(t, clk).GetTraceparent(), "there was nothing to be said when it ended")
+	l.close(t)
+}
+
+func TestReporter_TheTraceIsToldToAStreamThatOpensLater(t *testing.T) {
+	r, clk := newReporter()
+	r.Traced("c1", "trace")
+	r.Syncing("c1")
+	r.Ran(good(1))
+	r.Health(true, nil)
+	r.Untraced()
+	l := open(t, r)
+	require.Equal(t, "trace", l.next(t, clk).GetTraceparent())
+	l.close(t)
+	l = open(t, r)
+	require.Empty(t, l.next(t, clk).GetTraceparent(), "it is over")
+	l.close(t)
+}

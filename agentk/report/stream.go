@@ -146,6 +146,7 @@ func (r *Reporter) headerLocked() *agentrpc.Report {
 		RanAt:           timestamp(r.ranAt),
 		Reset_:          r.reset,
 		HeldPrune:       heldPrune(r.commit, &s),
+		Traceparent:     r.traceparentLocked(state),
 	}
 	if s.suspended != nil {
 		report.Suspension = &syncstatus.Suspension{By: Clip(s.suspended.By), At: timestamp(s.suspended.At)}

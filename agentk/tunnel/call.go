@@ -6,6 +6,7 @@ import (
 	"io"
 	"time"
 
+	"go.opentelemetry.io/otel/trace"
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -21,10 +22,14 @@ type call struct {
 	number uint64
 	name   string
 	method *method
-	// ctx is the handler's: grpc.ServerStream hands it out.
-	ctx    context.Context
-	cancel context.CancelFunc
-	inbox  inbox
+	// bounds end with the deadline, a cancel, or the stream. ctx is the handler's, and of the
+	// same end: grpc.ServerStream hands it out.
+	bounds, ctx context.Context
+	cancel      context.CancelFunc
+	heed        heed
+	// span is nil where the RPC is not traced.
+	span  trace.Span
+	inbox inbox
 	// halfClosed belongs to who receives.
 	halfClosed bool
 
@@ -46,12 +51,16 @@ func newCall(ctx context.Context, t *stream, number uint64, name string, timeout
 		c.method = t.server.unknown
 	}
 	if timeout > 0 {
-		ctx, c.cancel = context.WithTimeout(ctx, timeout)
+		c.bounds, c.cancel = context.WithTimeout(ctx, timeout)
 	} else {
-		ctx, c.cancel = context.WithCancel(ctx)
+		c.bounds, c.cancel = context.WithCancel(ctx)
 	}
+	ctx = handlerContext{Context: c.bounds, call: c}
 	if md == nil {
 		md = metadata.MD{}
+	}
+	if t.server.cfg.Tracing.Enabled() {
+		ctx = c.trace(ctx, md)
 	}
 	c.ctx = grpc.NewContextWithServerTransportStream(metadata.NewIncomingContext(ctx, md), (*transportStream)(c))
 	return c
@@ -60,12 +69,25 @@ func newCall(ctx context.Context, t *stream, number uint64, name string, timeout
 // errLost ends an RPC whose handler ends its goroutine.
 var errLost = status.Error(codes.Internal, "the handler did not return")
 
-// serve answers the RPC.
-func (c *call) serve() {
+// serve answers the RPC. It says whether its caller is to go on receiving: else another
+// goroutine does.
+func (c *call) serve() (receive bool) {
+	if !c.halfClosed || c.method.stream != nil {
+		c.watch()
+	}
 	var reply any
 	err := errLost
-	defer func() { c.finish(reply, err) }()
+	returned := false
+	defer func() {
+		if !returned { // nor will this goroutine
+			c.watch()
+		}
+		c.finish(reply, err)
+		receive = c.settle()
+	}()
 	reply, err = c.handle()
+	returned = true
+	return false // until it is settled
 }
 
 // handle calls the handler. It returns what a unary one replies, or nil.
@@ -105,7 +127,7 @@ func (c *call) Context() context.Context { return c.ctx }
 
 // RecvMsg implements grpc.ServerStream.
 func (c *call) RecvMsg(message any) error {
-	data, err := c.inbox.get(c.ctx)
+	data, err := c.inbox.get(c.bounds)
 	switch {
 	case errors.Is(err, io.EOF):
 		return io.EOF

@@ -40,8 +40,11 @@
 //
 // Who runs what. Run starts every goroutine, and returns when all have ended: one opens
 // what is missing; one for each stream receives. When an RPC begins, the goroutine that
-// received its start serves it, after it has started another one that goes on receiving:
-// the answer waits for no hand-over. So a stream has one goroutine when it is idle, and
-// two when it is busy. A handler that outlives its stream, because it does not heed its
-// context, holds up nothing but Run's return.
+// received its start serves it: the answer waits for no hand-over. Another one goes on
+// receiving, from the start where something may still come for the RPC; of a unary RPC that
+// has come whole nothing can but a cancel, so there is no other before its handler looks at
+// its context, or answers more than a frame. So a stream has one goroutine when it is idle,
+// and one or two when it is busy. A handler that outlives its stream, because it does not
+// heed its context, holds up nothing but Run's return, and where it never looks at its
+// context whatever else kas sends on its stream, and the news that this has ended.
 package tunnel

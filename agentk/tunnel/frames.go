@@ -64,7 +64,8 @@ func (t *stream) takeMessages(c *call, m *agentrpc.TunnelRequest) error {
 			return broken("RPC %d: %v", c.number, err)
 		}
 		if whole {
-			c.inbox.put(message, c.ctx.Err() != nil)
+			t.server.cfg.Metrics.fromKas.Add(float64(len(message)))
+			c.inbox.put(message, c.bounds.Err() != nil)
 		}
 	}
 	if !m.GetHalfClose() {
@@ -103,6 +104,7 @@ func (t *stream) begin(ctx context.Context, number uint64, start *agentrpc.Tunne
 // abandon forgets an RPC that nobody has begun to serve.
 func (t *stream) abandon(c *call) {
 	c.cancel()
+	c.endSpan(codes.Canceled)
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.current = nil

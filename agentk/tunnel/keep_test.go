@@ -39,7 +39,15 @@ func wants(n uint32) *agentrpc.TunnelRequest {
 
 func TestServer_OpensAsManyAsKasWants(t *testing.T) {
 	hold := make(chan struct{})
-	r := start(t, &service{empty: func(context.Context) error { <-hold; return nil }}, func(_ *rig, c *Config) { c.MaxIdle, c.MaxStreams = 5, 6 })
+	wait := func(ctx context.Context) error { // one that heeds its context, so that kas is heard meanwhile
+		select {
+		case <-hold:
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	r := start(t, &service{empty: wait}, func(_ *rig, c *Config) { c.MaxIdle, c.MaxStreams = 5, 6 })
 	first := r.stream(t)
 	r.await(t, 1, 0)
 	first.send(t, wants(3))

@@ -10,12 +10,15 @@ import (
 type Metrics struct {
 	streams *prometheus.GaugeVec
 	rpcs    *prometheus.CounterVec
+	// bytes of messages, and its counters.
+	bytes          *prometheus.CounterVec
+	fromKas, toKas prometheus.Counter
 }
 
 // NewMetrics returns metrics that reg has registered.
 func NewMetrics(reg prometheus.Registerer) (*Metrics, error) {
 	m := newMetrics()
-	for _, c := range []prometheus.Collector{m.streams, m.rpcs} {
+	for _, c := range []prometheus.Collector{m.streams, m.rpcs, m.bytes} {
 		if err := reg.Register(c); err != nil {
 			return nil, fmt.Errorf("register metrics of the tunnel: %w", err)
 		}
@@ -24,7 +27,7 @@ func NewMetrics(reg prometheus.Registerer) (*Metrics, error) {
 }
 
 func newMetrics() *Metrics {
-	return &Metrics{
+	m := &Metrics{
 		streams: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "agentk_tunnel_streams",
 			Help: "Streams of the reverse tunnel that are open, by state (idle, busy).",
@@ -33,5 +36,11 @@ func newMetrics() *Metrics {
 			Name: "agentk_tunnel_rpcs_total",
 			Help: "RPCs from kas that were answered over the reverse tunnel, by method and gRPC code.",
 		}, []string{"method", "code"}),
+		bytes: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "agentk_tunnel_bytes_total",
+			Help: "Bytes of the messages of RPCs over the reverse tunnel, by direction: from_kas or to_kas.",
+		}, []string{"direction"}),
 	}
+	m.fromKas, m.toKas = m.bytes.WithLabelValues("from_kas"), m.bytes.WithLabelValues("to_kas")
+	return m
 }

@@ -79,7 +79,7 @@ func (c *call) sendParts(data []byte) ([]byte, error) {
 
 // sendPart sends a part of a message, unless nobody wants it any more.
 func (c *call) sendPart(data []byte, more bool) error {
-	if err := c.ctx.Err(); err != nil {
+	if err := c.bounds.Err(); err != nil {
 		return status.FromContextError(err).Err()
 	}
 	out := &c.stream.out
@@ -113,6 +113,7 @@ func (c *call) addHeader(out *frame) {
 
 func (c *call) send(out *frame) error {
 	defer out.release()
+	c.stream.server.cfg.Metrics.toKas.Add(float64(len(out.message.GetData())))
 	if err := c.stream.client.Send(&out.response); err != nil {
 		// Why is known to who receives.
 		return status.Error(codes.Unavailable, fmt.Sprintf("the stream to kas has ended: %v", err))
@@ -128,6 +129,9 @@ func (c *call) finish(reply any, err error) {
 	if err == nil && reply != nil {
 		data, err = encode(reply)
 	}
+	if len(data) > tunnelwire.FrameSize { // it may take a while until kas has read it
+		c.watch()
+	}
 	c.stream.sending.Lock()
 	defer c.stream.sending.Unlock()
 	if err == nil && reply != nil {
@@ -142,6 +146,7 @@ func (c *call) finish(reply any, err error) {
 	}
 	out.response.Trailers = tunnelwire.FromError(err, c.trailer)
 	c.stream.server.count(c.method, codes.Code(out.response.GetTrailers().GetCode()))
+	c.endSpan(codes.Code(out.response.GetTrailers().GetCode()))
 	c.stream.become(idle, nil) // before kas knows, so that the next RPC finds it so
 	_ = c.send(out)            // a stream that has ended has nobody to tell
 }

@@ -16,6 +16,7 @@ import (
 
 	"github.com/kas-agentk/kas/api/agentrpc"
 	"github.com/kas-agentk/kas/internal/retry"
+	"github.com/kas-agentk/kas/internal/tracing"
 )
 
 // errTwice is wrapped by what Run returns when a service was registered twice.
@@ -29,6 +30,8 @@ type Config struct {
 	Log  *zap.Logger
 	// Metrics; nil: nobody looks.
 	Metrics *Metrics
+	// Tracing of RPCs that kas traces; nil: none is.
+	Tracing *tracing.Tracing
 	// Ended is told why a stream failed, each time; nil: nobody wants to know.
 	Ended func(error)
 	// Clock; nil: the real one.
@@ -79,6 +82,8 @@ type method struct {
 	// label of its metrics, and its counter of what went well.
 	label string
 	ok    prometheus.Counter
+	// livesLong: its RPCs are no spans.
+	livesLong bool
 }
 
 // Server answers RPCs that kas makes over the tunnel.
@@ -131,6 +136,7 @@ func (s *Server) RegisterService(desc *grpc.ServiceDesc, impl any) {
 }
 
 func (s *Server) counted(m *method, label string) *method {
+	m.livesLong = m.service == nil || tracing.LivesLong(label)
 	m.label, m.ok = label, s.cfg.Metrics.rpcs.WithLabelValues(label, codes.OK.String())
 	return m
 }

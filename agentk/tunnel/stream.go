@@ -39,6 +39,8 @@ type stream struct {
 	cancel context.CancelFunc
 	// opened is when the stream was.
 	opened time.Time
+	// handOver has another goroutine receive.
+	handOver func()
 
 	// What follows belongs to whichever goroutine receives.
 
@@ -62,6 +64,13 @@ func (s *Server) open(ctx context.Context) {
 	defer s.goroutines.Done()
 	ctx, cancel := context.WithCancel(ctx)
 	t := &stream{server: s, cancel: cancel, state: opening}
+	t.handOver = func() {
+		s.goroutines.Add(1)
+		go func() {
+			defer s.goroutines.Done()
+			t.receive(ctx)
+		}()
+	}
 	if err := t.hello(ctx); err != nil {
 		t.end(ctx, err)
 		return
@@ -86,8 +95,8 @@ func (t *stream) hello(ctx context.Context) (err error) {
 	return nil
 }
 
-// receive receives until the stream ends, or an RPC begins. Then it has another goroutine
-// receive, and serves the RPC.
+// receive receives until the stream ends, or another goroutine receives. An RPC that begins
+// it serves itself.
 func (t *stream) receive(ctx context.Context) {
 	for {
 		t.awaitRoom(ctx)
@@ -104,13 +113,9 @@ func (t *stream) receive(ctx context.Context) {
 		if begun == nil {
 			continue
 		}
-		t.server.goroutines.Add(1)
-		go func() {
-			defer t.server.goroutines.Done()
-			t.receive(ctx)
-		}()
-		begun.serve()
-		return
+		if !begun.serve() {
+			return
+		}
 	}
 }
 
@@ -130,7 +135,7 @@ func (t *stream) awaitRoom(ctx context.Context) {
 		}
 		select {
 		case <-changed:
-		case <-c.ctx.Done():
+		case <-c.bounds.Done():
 			return // what comes for it is dropped from now on
 		case <-ctx.Done():
 			return
