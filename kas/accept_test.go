@@ -17,7 +17,7 @@ import (
 
 func TestBounded_TurnsAwayWhoComesWhenTheLimitIsExhausted(t *testing.T) {
 	registry := prometheus.NewRegistry()
-	wrap, err := bound(&kascfg.TokenBucket{RefillRatePerSecond: 1e-9, BucketSize: 2}, registry)
+	wrap, err := bound(bucket(1e-9, 2), registry)
 	if err != nil {
 		t.Fatal(err)
 	}

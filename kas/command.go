@@ -48,6 +48,8 @@ func newCommand(renderer func(context.Context) *exec.Cmd) *cobra.Command {
 					return fmt.Errorf("take over what libraries log: %w", err)
 				}
 				defer undo()
+				stop := keepMemory(cmd.Context())
+				defer stop()
 			}
 			log.Info("kas starts", zap.String("version", version.String()))
 			if err := Run(cmd.Context(), Options{Configuration: cfg, Log: log, Renderer: renderer}); err != nil {

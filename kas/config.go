@@ -22,14 +22,14 @@ import (
 func DefaultConfiguration() *kascfg.ConfigurationFile {
 	return &kascfg.ConfigurationFile{
 		Gitlab: &kascfg.Gitlab{
-			ApiRateLimit: &kascfg.TokenBucket{RefillRatePerSecond: 50, BucketSize: 250},
+			ApiRateLimit: bucket(50, 250),
 		},
 		Agent: &kascfg.Agent{
 			Listen: &kascfg.Listen{
 				Network:             "tcp",
 				Address:             "127.0.0.1:8150",
 				MaxConnectionAge:    durationpb.New(2 * time.Hour),
-				ConnectionRateLimit: &kascfg.TokenBucket{RefillRatePerSecond: 500, BucketSize: 1000},
+				ConnectionRateLimit: bucket(500, 1000),
 			},
 			Configuration: &kascfg.AgentConfiguration{
 				PollPeriod:               durationpb.New(20 * time.Second),
@@ -46,11 +46,11 @@ func DefaultConfiguration() *kascfg.ConfigurationFile {
 			},
 			InfoCacheTtl:      durationpb.New(5 * time.Minute),
 			InfoCacheErrorTtl: durationpb.New(time.Minute),
-			TokenRateLimit:    &kascfg.TokenBucket{RefillRatePerSecond: 50, BucketSize: 500},
+			TokenRateLimit:    bucket(50, 500),
 		},
 		Gitaly: &kascfg.Gitaly{
-			GlobalApiRateLimit:    &kascfg.TokenBucket{RefillRatePerSecond: 1000, BucketSize: 2000},
-			PerServerApiRateLimit: &kascfg.TokenBucket{RefillRatePerSecond: 500, BucketSize: 1000},
+			GlobalApiRateLimit:    bucket(1000, 2000),
+			PerServerApiRateLimit: bucket(500, 1000),
 		},
 		Api: &kascfg.Api{Listen: &kascfg.Listen{
 			Network:          "tcp",
@@ -119,6 +119,11 @@ func locate(path string, err error) error {
 	return located
 }
 
+// bucket is a rate limit.
+func bucket(perSecond float64, size uint32) *kascfg.TokenBucket {
+	return &kascfg.TokenBucket{RefillRatePerSecond: &perSecond, BucketSize: &size}
+}
+
 // complete sets the fields of m that are not set to those of defaults. A duration that is
 // there is kept, even if it is zero.
 func complete(m, defaults protoreflect.Message) {
@@ -165,6 +170,9 @@ func validate(cfg *kascfg.ConfigurationFile) error {
 		return err
 	}
 	if err := validateReplicas(cfg); err != nil {
+		return err
+	}
+	if err := validateTracing(cfg.GetObservability().GetTracing()); err != nil {
 		return err
 	}
 	return validateSizes(cfg.GetAgent().GetGitops())

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/testing/protocmp"
 
@@ -123,12 +124,14 @@ func TestLoadConfiguration_KeepsWhatTheFileSays(t *testing.T) {
 	cfg := load(t, writeConfiguration(t, required+`  api_rate_limit: {refill_rate_per_second: 7}
 agent:
   info_cache_ttl: 0s
+  token_rate_limit: {refill_rate_per_second: 0}
   listen: {address: "127.0.0.1:0"}
   gitops: {poll_period: 1s}
 `))
 	want := load(t, writeConfiguration(t, required))
-	want.Gitlab.ApiRateLimit.RefillRatePerSecond = 7
+	want.Gitlab.ApiRateLimit.RefillRatePerSecond = proto.Float64(7)
 	want.Agent.InfoCacheTtl.Reset()
+	want.Agent.TokenRateLimit.RefillRatePerSecond = proto.Float64(0)
 	want.Agent.Listen.Address = "127.0.0.1:0"
 	want.Agent.Gitops.PollPeriod.Seconds = 1
 	if diff := cmp.Diff(want, cfg, protocmp.Transform()); diff != "" {
@@ -207,6 +210,12 @@ func TestLoadConfiguration_NamesTheMistake(t *testing.T) {
 		},
 		"a size beyond reason": {
 			required + "agent:\n  gitops:\n    blob_cache_size: 18446744073709551615\n", "kas.yaml:6: agent.gitops.blob_cache_size: 18446744073709551615 bytes are too many",
+		},
+		"a limit that lets nothing through": {
+			required + "agent:\n  token_rate_limit: {bucket_size: 0}\n", "kas.yaml:5: agent.token_rate_limit.bucket_size: value must be greater than or equal to 1",
+		},
+		"a rate that is less than none": {
+			required + "gitaly:\n  global_api_rate_limit:\n    refill_rate_per_second: -1\n", "kas.yaml:6: gitaly.global_api_rate_limit.refill_rate_per_second: value must be greater than or equal to 0",
 		},
 		"connections that end at once": {
 			required + "agent: {listen: {max_connection_age: 5ns}}\n", "kas.yaml:4: agent.listen.max_connection_age: 5ns is too short, the least is 1s, or 0s for no limit",

@@ -1,6 +1,7 @@
 package kas
 
 import (
+	"context"
 	"crypto/tls"
 	"fmt"
 	"net"
@@ -17,13 +18,17 @@ import (
 
 	"github.com/kas-agentk/kas/api/agentrpc"
 	"github.com/kas-agentk/kas/api/kascfg"
+	"github.com/kas-agentk/kas/api/railsrpc"
 	"github.com/kas-agentk/kas/internal/admin"
+	"github.com/kas-agentk/kas/internal/callmetrics"
 	"github.com/kas-agentk/kas/internal/grpctool"
 	"github.com/kas-agentk/kas/internal/jwtauth"
+	"github.com/kas-agentk/kas/internal/tracing"
 	"github.com/kas-agentk/kas/internal/tunnelwire"
 	"github.com/kas-agentk/kas/internal/version"
 	"github.com/kas-agentk/kas/internal/wstransport"
 	"github.com/kas-agentk/kas/kas/agents"
+	"github.com/kas-agentk/kas/kas/diagnose"
 	"github.com/kas-agentk/kas/kas/gitaly"
 	"github.com/kas-agentk/kas/kas/proxy"
 	"github.com/kas-agentk/kas/kas/push"
@@ -37,6 +42,7 @@ import (
 // house is all rooms, wired, and not running yet.
 type house struct {
 	metrics  *prometheus.Registry
+	tracing  *tracing.Tracing
 	rails    *rails.Client
 	gitaly   *gitaly.Pool
 	status   *status.Store
@@ -44,6 +50,7 @@ type house struct {
 	tunnel   *tunnel.Server
 	state    *state.Server
 	proxy    *proxy.Server // nil: none is configured
+	diagnose *diagnose.Server
 	health   *health.Server
 	drain    *drain
 	draining atomic.Bool
@@ -65,17 +72,24 @@ type files struct {
 }
 
 // build makes the house, whose private API is to be served by a listener; nil: there is none.
-func build(options Options, private net.Listener) (*house, error) {
+func build(ctx context.Context, options Options, private net.Listener) (made *house, err error) {
 	cfg, log := options.Configuration, options.Log
 	h := &house{metrics: admin.NewRegistry(), health: health.NewServer(), drain: newDrain()}
-	var err error
-	if h.rails, err = newRails(cfg.GetGitlab(), h.metrics); err != nil {
+	if h.tracing, err = newTracing(ctx, options, h.metrics); err != nil {
 		return nil, err
 	}
-	if h.many, err = newMany(cfg, private, log, h.metrics); err != nil {
+	defer func() {
+		if err != nil {
+			h.endTracing(ctx)
+		}
+	}()
+	if h.rails, err = newRails(cfg.GetGitlab(), h.tracing, h.metrics); err != nil {
 		return nil, err
 	}
-	if h.status, err = status.New(h.many.statuses(), h.rails, log, h.metrics); err != nil {
+	if h.many, err = newMany(cfg, private, h.tracing, log, h.metrics); err != nil {
+		return nil, err
+	}
+	if h.status, err = status.New(h.many.statuses(), tracedPoster(h.rails, h.tracing), log, h.metrics); err != nil {
 		return nil, fmt.Errorf("set up status: %w", err)
 	}
 	access, err := newAccess(cfg.GetAgent(), h.rails, log, h.metrics)
@@ -86,17 +100,15 @@ func build(options Options, private net.Listener) (*house, error) {
 	if err != nil {
 		return nil, fmt.Errorf("set up the registry of agents: %w", err)
 	}
-	h.gitaly = gitaly.NewPool(gitaly.PoolConfig{
-		Global:    rateLimit(cfg.GetGitaly().GetGlobalApiRateLimit()),
-		PerServer: rateLimit(cfg.GetGitaly().GetPerServerApiRateLimit()),
-		UserAgent: "kas/" + version.Version,
-	}, h.metrics)
+	if h.gitaly, err = newGitaly(cfg.GetGitaly(), h.tracing, h.metrics); err != nil {
+		return nil, err
+	}
 	source := files{
-		Refs:    gitaly.NewRefs(gitaly.RefsConfig{Replicas: h.many.pollers()}, h.gitaly, h.metrics),
+		Refs:    gitaly.NewRefs(gitaly.RefsConfig{Replicas: h.many.pollers(), Tracing: h.tracing}, h.gitaly, h.metrics),
 		Content: gitaly.NewContent(gitaly.ContentConfig{CacheSize: int64(cfg.GetAgent().GetGitops().GetBlobCacheSize())}, h.gitaly, h.metrics),
 	}
 	pushing := pushConfig(cfg.GetAgent())
-	pushing.RenderCommand = options.Renderer
+	pushing.RenderCommand, pushing.Tracing = options.Renderer, h.tracing
 	h.push = push.NewServer(pushing, push.Collaborators{
 		Access: access, Source: source, Status: h.status, Registerer: h.metrics, Log: log,
 	})
@@ -106,13 +118,16 @@ func build(options Options, private net.Listener) (*house, error) {
 	if err != nil {
 		return nil, fmt.Errorf("set up the tunnel: %w", err)
 	}
-	connected := h.many.everywhere(registry, h.tunnel)
+	connected, traced := h.many.everywhere(registry, h.tunnel), tracedAgents(h.tunnel, h.tracing)
 	h.state = state.NewServer(state.Config{}, state.Collaborators{
-		Tunnel: h.tunnel, Agents: connected, Registerer: h.metrics, Log: log,
+		Tunnel: traced, Agents: connected, Registerer: h.metrics, Log: log,
 	})
-	if h.proxy, err = newKubernetesAPI(cfg.GetAgent().GetKubernetesApi(), h.many, h.rails, h.tunnel, h.metrics, log); err != nil {
+	if h.proxy, err = newKubernetesAPI(cfg.GetAgent().GetKubernetesApi(), h.many, proxy.Collaborators{
+		RoR: h.rails, Agents: traced, Presence: newWhereabouts(clock.RealClock{}, h.many, registry, h.tunnel), Registerer: h.metrics, Log: log,
+	}, h.tracing); err != nil {
 		return nil, err
 	}
+	h.diagnose = newDiagnostics(h.many, h.tunnel, registry, h.status)
 	configurations := agents.NewServer(agents.ServerConfig{
 		PollPeriod:  cfg.GetAgent().GetConfiguration().GetPollPeriod().AsDuration(),
 		MaxFileSize: int64(cfg.GetAgent().GetConfiguration().GetMaxConfigurationFileSize()),
@@ -153,14 +168,17 @@ func (h *house) buildServers(cfg *kascfg.ConfigurationFile, log *zap.Logger, con
 	if err != nil {
 		return wrong("api.listen.authentication_secret_file", "%w", err)
 	}
-	auth := &rails.Auth{Secret: secret, Clock: clock.RealClock{}}
+	auth := rails.NewAuth(secret, clock.RealClock{})
 
-	limit := newTokenLimit(cfg.GetAgent().GetTokenRateLimit(), h.many)
+	streams := &agentStreams{
+		observer: observer, limit: newTokenLimit(cfg.GetAgent().GetTokenRateLimit(), h.many), drain: h.drain,
+		aging: aging{cfg.GetAgent().GetListen().GetMaxConnectionAge().AsDuration()},
+	}
 	h.agentServer = newServer(serverConfig{
 		tls:              agentTLS,
 		maxConnectionAge: cfg.GetAgent().GetListen().GetMaxConnectionAge().AsDuration(),
-		unary:            []grpc.UnaryServerInterceptor{observer.unary, limit.unary},
-		stream:           []grpc.StreamServerInterceptor{observer.stream, limit.stream, h.drain.stream},
+		unary:            []grpc.UnaryServerInterceptor{observer.unary, streams.limit.unary},
+		stream:           []grpc.StreamServerInterceptor{streams.interceptor()},
 		health:           h.health,
 		codec:            tunnelwire.Codec(),
 	})
@@ -175,29 +193,33 @@ func (h *house) buildServers(cfg *kascfg.ConfigurationFile, log *zap.Logger, con
 		stream:           []grpc.StreamServerInterceptor{observer.stream, h.drain.stream, auth.Stream},
 		health:           h.health,
 		codec:            grpctool.RawCodec(), // agents' answers go on as they came
+		options:          h.tracing.ServerOptions(),
 	})
 	h.state.Register(h.apiServer)
 	rails.RegisterServices(h.apiServer, connected, h.status, h.many.controls(h.push))
 	notifications := rails.NewNotifications(source.Refs, access, h.many.bus())
 	notifications.Register(h.apiServer)
+	railsrpc.RegisterAgentDiagnosticsServer(h.apiServer, h.diagnose)
 	h.many.hear(h.status, source.Refs, notifications)
 	reflection.Register(h.apiServer)
 	if h.many != nil {
 		h.privateServer = h.many.server(h.tunnel, observer, h.drain, log)
 		rails.RegisterServices(h.privateServer, connected, h.status, h.push) // of this kas alone
+		railsrpc.RegisterAgentDiagnosticsServer(h.privateServer, h.diagnose.Local())
 	}
 	return nil
 }
 
 // close lets go of connections once nothing runs any more.
-func (h *house) close(log *zap.Logger) {
+func (h *house) close(ctx context.Context, log *zap.Logger) {
 	h.rails.Close()
 	if err := h.gitaly.Close(); err != nil {
 		log.Warn("Connections to Gitaly did not close", zap.Error(err))
 	}
+	h.endTracing(ctx)
 }
 
-func newRails(cfg *kascfg.Gitlab, registerer prometheus.Registerer) (*rails.Client, error) {
+func newRails(cfg *kascfg.Gitlab, traced *tracing.Tracing, registerer prometheus.Registerer) (*rails.Client, error) {
 	secret, err := jwtauth.LoadSecret(cfg.GetAuthenticationSecretFile())
 	if err != nil {
 		return nil, wrong("gitlab.authentication_secret_file", "%w", err)
@@ -207,17 +229,31 @@ func newRails(cfg *kascfg.Gitlab, registerer prometheus.Registerer) (*rails.Clie
 		return nil, err
 	}
 	client, err := rails.NewClient(rails.ClientConfig{
-		Address: cfg.GetAddress(),
-		Secret:  secret,
-		RootCAs: roots,
-		Limit:   rate.Limit(cfg.GetApiRateLimit().GetRefillRatePerSecond()),
-		Burst:   int(cfg.GetApiRateLimit().GetBucketSize()),
-		Clock:   clock.RealClock{},
+		Address:   cfg.GetAddress(),
+		Secret:    secret,
+		RootCAs:   roots,
+		Limit:     rateOf(cfg.GetApiRateLimit()),
+		Burst:     int(cfg.GetApiRateLimit().GetBucketSize()),
+		Transport: traced.Transport,
+		Clock:     clock.RealClock{},
 	}, registerer)
 	if err != nil {
 		return nil, wrong("gitlab.address", "%w", err)
 	}
 	return client, nil
+}
+
+func newGitaly(cfg *kascfg.Gitaly, traced *tracing.Tracing, registerer prometheus.Registerer) (*gitaly.Pool, error) {
+	measured, err := callmetrics.DialOptions(registerer, "kas_gitaly_call_seconds", "How long calls of Gitaly took, by method and gRPC code.")
+	if err != nil {
+		return nil, fmt.Errorf("set up Gitaly: %w", err)
+	}
+	return gitaly.NewPool(gitaly.PoolConfig{
+		Global:    rateLimit(cfg.GetGlobalApiRateLimit()),
+		PerServer: rateLimit(cfg.GetPerServerApiRateLimit()),
+		UserAgent: "kas/" + version.Version,
+		Options:   append(measured, traced.DialOptions()...),
+	}, registerer), nil
 }
 
 func newAccess(cfg *kascfg.Agent, client *rails.Client, log *zap.Logger, registerer prometheus.Registerer) (*agents.Access, error) {
@@ -249,6 +285,14 @@ func pushConfig(cfg *kascfg.Agent) push.Config {
 		RecheckPeriod: min(max(ttl/10, time.Second), maxRecheck),
 		Limits:        limits,
 	}
+}
+
+// rateOf is how often a bucket lets somebody through.
+func rateOf(b *kascfg.TokenBucket) rate.Limit {
+	if b.GetRefillRatePerSecond() == 0 {
+		return rate.Inf
+	}
+	return rate.Limit(b.GetRefillRatePerSecond())
 }
 
 func rateLimit(b *kascfg.TokenBucket) gitaly.RateLimit {

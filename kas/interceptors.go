@@ -131,9 +131,9 @@ func (d *drain) hasBegun() bool {
 
 // stream is a server interceptor.
 func (d *drain) stream(srv any, stream grpc.ServerStream, _ *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
-	ctx, cancel := context.WithCancel(stream.Context())
-	defer cancel()
-	leave := d.enter(cancel)
+	ctx, cancel := context.WithCancelCause(stream.Context())
+	defer cancel(nil)
+	leave := d.enter(func() { cancel(errDraining) })
 	defer leave()
 	err := handler(srv, &drainedStream{ServerStream: stream, ctx: ctx})
 	if err != nil && d.hasBegun() {

@@ -6,11 +6,10 @@ import (
 	"strings"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
-	"go.uber.org/zap"
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/kas-agentk/kas/api/kascfg"
+	"github.com/kas-agentk/kas/internal/tracing"
 	"github.com/kas-agentk/kas/kas/proxy"
 )
 
@@ -28,7 +27,8 @@ func completeKubernetesAPI(cfg *kascfg.ConfigurationFile) {
 		UrlPathPrefix:             "/k8s-proxy/",
 		AllowedAgentCacheTtl:      durationpb.New(time.Minute),
 		AllowedAgentCacheErrorTtl: durationpb.New(10 * time.Second),
-		UserRateLimit:             &kascfg.TokenBucket{RefillRatePerSecond: 100, BucketSize: 1000},
+		ReconnectWait:             durationpb.New(5 * time.Second),
+		UserRateLimit:             bucket(100, 1000),
 	}).ProtoReflect())
 	if !strings.HasSuffix(api.GetUrlPathPrefix(), "/") {
 		api.UrlPathPrefix += "/"
@@ -68,24 +68,24 @@ func validateKubernetesAPI(api *kascfg.KubernetesApi) error {
 }
 
 // newKubernetesAPI makes the Kubernetes API proxy; nil: none is configured.
-func newKubernetesAPI(cfg *kascfg.KubernetesApi, m *many, ror proxy.RoR, agents proxy.Agents, registerer prometheus.Registerer, log *zap.Logger) (*proxy.Server, error) {
+func newKubernetesAPI(cfg *kascfg.KubernetesApi, m *many, with proxy.Collaborators, traced *tracing.Tracing) (*proxy.Server, error) {
 	if cfg == nil {
 		return nil, nil
 	}
-	tlsConfig, err := serverTLS(kubernetesAPIListen, cfg.GetListen(), log)
+	tlsConfig, err := serverTLS(kubernetesAPIListen, cfg.GetListen(), with.Log)
 	if err != nil {
 		return nil, err
 	}
+	with.Limiter, with.Log = m.limiter("kubernetes-api-user", cfg.GetUserRateLimit()), with.Log.Named("kubernetes_api")
 	server, err := proxy.NewServer(proxy.Config{
 		URLPathPrefix:  cfg.GetUrlPathPrefix(),
 		AllowedOrigins: cfg.GetAllowedOrigins(),
 		TTL:            cfg.GetAllowedAgentCacheTtl().AsDuration(),
 		ErrorTTL:       cfg.GetAllowedAgentCacheErrorTtl().AsDuration(),
+		ReconnectWait:  cfg.GetReconnectWait().AsDuration(),
 		TLS:            tlsConfig,
-	}, proxy.Collaborators{
-		RoR: ror, Agents: agents, Registerer: registerer, Log: log.Named("kubernetes_api"),
-		Limiter: m.limiter("kubernetes-api-user", cfg.GetUserRateLimit()),
-	})
+		Tracing:        traced,
+	}, with)
 	if err != nil {
 		return nil, fmt.Errorf("set up the Kubernetes API proxy: %w", err)
 	}

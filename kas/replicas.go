@@ -15,6 +15,7 @@ import (
 
 	"github.com/kas-agentk/kas/api/kascfg"
 	"github.com/kas-agentk/kas/internal/jwtauth"
+	"github.com/kas-agentk/kas/internal/tracing"
 	"github.com/kas-agentk/kas/kas/agents"
 	"github.com/kas-agentk/kas/kas/private"
 	"github.com/kas-agentk/kas/kas/rails"
@@ -28,12 +29,13 @@ type many struct {
 	calls    *private.Client
 	presence *presence
 	// secret is what replicas share; tls of the private API, nil: plaintext.
-	secret []byte
-	tls    *tls.Config
+	secret  []byte
+	tls     *tls.Config
+	tracing *tracing.Tracing
 }
 
 // newMany sets up what replicas need; nil: this kas is alone.
-func newMany(cfg *kascfg.ConfigurationFile, listener net.Listener, log *zap.Logger, registerer prometheus.Registerer) (*many, error) {
+func newMany(cfg *kascfg.ConfigurationFile, listener net.Listener, traced *tracing.Tracing, log *zap.Logger, registerer prometheus.Registerer) (*many, error) {
 	if cfg.GetRedis() == nil {
 		return nil, nil
 	}
@@ -42,7 +44,7 @@ func newMany(cfg *kascfg.ConfigurationFile, listener net.Listener, log *zap.Logg
 	if err != nil {
 		return nil, err
 	}
-	m := &many{}
+	m := &many{tracing: traced}
 	if m.secret, err = jwtauth.LoadSecret(api.GetListen().GetAuthenticationSecretFile()); err != nil {
 		return nil, wrong(privateListen+".authentication_secret_file", "%w", err)
 	}
@@ -61,7 +63,9 @@ func newMany(cfg *kascfg.ConfigurationFile, listener net.Listener, log *zap.Logg
 	if err != nil {
 		return nil, err
 	}
-	if m.calls, err = private.NewClient(private.ClientConfig{Secret: m.secret, RootCAs: roots, OnlyTLS: strings.HasPrefix(self, "grpcs:")}, log, registerer); err != nil {
+	if m.calls, err = private.NewClient(private.ClientConfig{
+		Secret: m.secret, RootCAs: roots, OnlyTLS: strings.HasPrefix(self, "grpcs:"), Options: traced.DialOptions(),
+	}, log, registerer); err != nil {
 		return nil, fmt.Errorf("set up calls of replicas: %w", err)
 	}
 	m.presence = newPresence(self, m.replicas, clock.RealClock{})
@@ -72,9 +76,10 @@ func newMany(cfg *kascfg.ConfigurationFile, listener net.Listener, log *zap.Logg
 func (m *many) server(agents private.Agents, observer *observer, drain *drain, log *zap.Logger) *grpc.Server {
 	return private.NewServer(private.ServerConfig{
 		Secret: m.secret, TLS: m.tls, Clock: clock.RealClock{},
-		Unary:  []grpc.UnaryServerInterceptor{observer.unary},
-		Stream: []grpc.StreamServerInterceptor{observer.stream, drain.longStream},
-	}, agents, log)
+		Unary:   []grpc.UnaryServerInterceptor{observer.unary},
+		Stream:  []grpc.StreamServerInterceptor{observer.stream, drain.longStream},
+		Options: m.tracing.ServerOptions(),
+	}, tracedHere(agents, m.tracing), log)
 }
 
 // longStream is stream for the private API, where unary RPCs are streams as well: as

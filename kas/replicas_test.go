@@ -66,7 +66,7 @@ func TestNewMany_NamesTheMistake(t *testing.T) {
 				api += ", " + row.api
 			}
 			path := writeConfiguration(t, required+"redis: {server: {address: 'localhost:1'}"+row.redis+"}\nprivate_api: {"+api+"}\n")
-			_, err := newMany(load(t, path), listener, testkit.Logger(t), prometheus.NewRegistry())
+			_, err := newMany(load(t, path), listener, nil, testkit.Logger(t), prometheus.NewRegistry())
 			require.ErrorContains(t, locate(path, err), row.want)
 		})
 	}

@@ -5,9 +5,11 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"net"
 	"os/exec"
 	"time"
 
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
@@ -26,6 +28,8 @@ type Options struct {
 	Log           *zap.Logger
 	// Renderer starts a process that renders. Nil: rendering is done in this process.
 	Renderer func(context.Context) *exec.Cmd
+	// Exporter, unless nil, gets what is traced, in place of the configured collector.
+	Exporter sdktrace.SpanExporter
 	// Listening, unless nil, is told where kas listens, once it does.
 	Listening func(Addresses)
 }
@@ -37,12 +41,12 @@ func Run(ctx context.Context, options Options) error {
 	if err != nil {
 		return err
 	}
-	house, err := build(options, listeners.private)
+	house, err := build(ctx, options, listeners.private)
 	if err != nil {
 		listeners.close()
 		return err
 	}
-	defer house.close(options.Log)
+	defer house.close(context.WithoutCancel(ctx), options.Log)
 	where := listeners.addresses()
 	if house.many != nil {
 		options.Log.Info("This kas is one of several", zap.String("private_api", where.Private), zap.String("own_url", house.many.presence.self))
@@ -80,7 +84,7 @@ func (h *house) run(ctx context.Context, l *listeners, log *zap.Logger) error {
 	if h.observabilityTLS != nil {
 		observability = tls.NewListener(observability, h.observabilityTLS)
 	}
-	agent := h.bound(l.agent)
+	var agent net.Listener = noted{h.bound(l.agent)}
 	if h.webSocket != nil {
 		upgraded := h.webSocket(agent)
 		g.Go(func() error { return serve("agent", upgraded.Run(late)) })

@@ -2,6 +2,7 @@ package kas
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/base64"
 	"encoding/json"
@@ -19,6 +20,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	"go.uber.org/goleak"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -47,8 +49,11 @@ func TestMain(m *testing.M) {
 
 var secret = bytes.Repeat([]byte("s"), 32)
 
-// fakeRails is RoR: one agent, one project that it may read, on a Gitaly that is not there.
+// fakeRails is RoR: one agent, one project that it may read, on a Gitaly that is not there
+// unless gitaly says where.
 type fakeRails struct {
+	gitaly string
+
 	mu      sync.Mutex
 	updates []*syncstatus.Update
 }
@@ -58,7 +63,7 @@ func (r *fakeRails) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 		w.WriteHeader(http.StatusUnauthorized)
 		return
 	}
-	where := gitlabapi.GitalyInfo{Address: "unix:/nowhere/gitaly.socket", Token: "t"}
+	where := gitlabapi.GitalyInfo{Address: cmp.Or(r.gitaly, "unix:/nowhere/gitaly.socket"), Token: "t"}
 	repo := gitlabapi.GitalyRepository{StorageName: "default", RelativePath: "a.git", GlProjectPath: "a/b"}
 	good := req.Header.Get("Authorization") == "Bearer good"
 	switch {
@@ -121,7 +126,13 @@ func startWith(t *testing.T, listen string) *running {
 // listen says.
 func startEach(t *testing.T, agent, listen string) *running {
 	t.Helper()
-	r := &running{rails: &fakeRails{}}
+	return launch(t, &fakeRails{}, agent, listen, "100ms", nil)
+}
+
+// launch runs kas with a RoR, which polls so often.
+func launch(t *testing.T, ror *fakeRails, agent, listen, period string, exporter sdktrace.SpanExporter) *running {
+	t.Helper()
+	r := &running{rails: ror}
 	server := httptest.NewServer(r.rails)
 	t.Cleanup(server.Close)
 	secretFile := filepath.Join(t.TempDir(), "secret")
@@ -130,15 +141,15 @@ func startEach(t *testing.T, agent, listen string) *running {
 	}
 	cfg := load(t, writeConfiguration(t, fmt.Sprintf(`
 gitlab: {address: %[1]q, authentication_secret_file: %[2]q}
-agent: {listen: %[4]s, configuration: {poll_period: 100ms}, gitops: {poll_period: 100ms}}
+agent: {listen: %[4]s, configuration: {poll_period: %[5]s}, gitops: {poll_period: %[5]s}}
 api: {listen: %[3]s}
 observability: {listen: %[3]s}
-`, server.URL, secretFile, listen, agent)))
+`, server.URL, secretFile, listen, agent, period)))
 	ctx, cancel := context.WithCancel(t.Context())
 	listening := make(chan Addresses, 1)
 	done := make(chan error, 1)
 	go func() {
-		done <- Run(ctx, Options{Configuration: cfg, Log: testkit.Logger(t), Listening: func(a Addresses) { listening <- a }})
+		done <- Run(ctx, Options{Configuration: cfg, Log: testkit.Logger(t), Exporter: exporter, Listening: func(a Addresses) { listening <- a }})
 	}()
 	r.stop = sync.OnceValue(func() error { cancel(); return <-done })
 	t.Cleanup(func() { _ = r.stop() })

@@ -15,9 +15,10 @@ import (
 )
 
 const (
-	// connectionGrace is how long streams of a connection that has reached its age may go
-	// on: the peer has been told to open the next ones on another connection.
-	connectionGrace = 10 * time.Second
+	// connectionGrace is how long RPCs of a connection that has reached its age may go on at
+	// least, such as watches and shells: the peer has been told to open the next ones on
+	// another connection.
+	connectionGrace = 24 * time.Hour
 	// readBuffer of a connection, in bytes: there are many and they are mostly silent. What
 	// is larger is read past it.
 	readBuffer = 1 << 10
@@ -38,6 +39,8 @@ type serverConfig struct {
 	health           *health.Server
 	// codec takes what protobuf's takes, and maybe more. Nil: protobuf's.
 	codec encoding.CodecV2
+	// options are added to the server's.
+	options []grpc.ServerOption
 }
 
 func newServer(cfg serverConfig) *grpc.Server {
@@ -45,7 +48,7 @@ func newServer(cfg serverConfig) *grpc.Server {
 		Time:                  grpctool.PingInterval,
 		Timeout:               grpctool.PingTimeout,
 		MaxConnectionAge:      cfg.maxConnectionAge, // gRPC spreads it by a tenth; zero is for ever
-		MaxConnectionAgeGrace: connectionGrace,
+		MaxConnectionAgeGrace: aging{cfg.maxConnectionAge}.grace(),
 	}
 	options := []grpc.ServerOption{
 		grpc.KeepaliveParams(parameters),
@@ -56,18 +59,20 @@ func newServer(cfg serverConfig) *grpc.Server {
 		grpc.MaxRecvMsgSize(grpctool.MaxMessageSize),
 		grpc.ConnectionTimeout(handshakeTime),
 		grpc.ReadBufferSize(readBuffer),
+		grpctool.ServerBuffers(),
 		grpc.MaxConcurrentStreams(maxStreams),
 		grpc.MaxHeaderListSize(maxHeaders),
 		grpc.ChainUnaryInterceptor(cfg.unary...),
 		grpc.ChainStreamInterceptor(cfg.stream...),
 	}
+	options = append(options, grpctool.ServerWindows()...)
 	if cfg.codec != nil {
 		options = append(options, grpc.ForceServerCodecV2(cfg.codec))
 	}
 	if cfg.tls != nil {
 		options = append(options, grpc.Creds(credentials.NewTLS(cfg.tls)))
 	}
-	server := grpc.NewServer(options...)
+	server := grpc.NewServer(append(options, cfg.options...)...)
 	grpc_health_v1.RegisterHealthServer(server, cfg.health)
 	return server
 }

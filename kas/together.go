@@ -2,12 +2,15 @@ package kas
 
 import (
 	"context"
+	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/health/grpc_health_v1"
 	"k8s.io/utils/clock"
 
 	"github.com/kas-agentk/kas/api/kascfg"
 	"github.com/kas-agentk/kas/kas/gitaly"
+	"github.com/kas-agentk/kas/kas/private"
 	"github.com/kas-agentk/kas/kas/proxy"
 	"github.com/kas-agentk/kas/kas/push"
 	"github.com/kas-agentk/kas/kas/rails"
@@ -30,45 +33,43 @@ func (m *many) pollers() gitaly.Replicas {
 type turns struct{ *replicas.Replicas }
 
 // Turn implements gitaly.Replicas.
-func (t turns) Turn(ctx context.Context, name string) gitaly.Turn {
-	ctx, cancel := context.WithCancel(ctx)
-	one := &turn{lease: t.Lease("poll/" + name), cancel: cancel, ended: make(chan struct{})}
-	go func() {
-		defer close(one.ended)
-		_ = one.lease.Run(ctx) // it returns nil
-	}()
+func (t turns) Turn(name string) gitaly.Turn {
+	one := turn{t.Lease("poll/" + name)}
+	one.Begin()
 	return one
 }
 
 // Tell implements gitaly.Replicas.
 func (t turns) Tell(message []byte) { t.Replicas.Tell(pollsTopic, message) }
 
-// turn is a lease, and the goroutine that it runs in.
-type turn struct {
-	lease  *replicas.Lease
-	cancel context.CancelFunc
-	ended  chan struct{}
-}
+// turn is a lease.
+type turn struct{ *replicas.Lease }
 
 // Theirs implements gitaly.Turn.
-func (t *turn) Theirs() (theirs bool, changed <-chan struct{}) {
-	state, changed := t.lease.State()
+func (t turn) Theirs() (theirs bool, changed <-chan struct{}) {
+	state, changed := t.State()
 	return state == replicas.Other, changed
-}
-
-// End implements gitaly.Turn.
-func (t *turn) End() {
-	t.cancel()
-	<-t.ended
 }
 
 // statuses is how statuses are kept, together with the other replicas if there are any.
 func (m *many) statuses() status.Config {
 	cfg := status.Config{Clock: clock.RealClock{}}
 	if m != nil {
-		cfg.Replicas, cfg.Self = m.replicas, m.presence.self
+		cfg.Replicas, cfg.Self = shared{m.replicas, m.calls}, m.presence.self
 	}
 	return cfg
+}
+
+// shared is what replicas share, for statuses.
+type shared struct {
+	*replicas.Replicas
+	calls *private.Client
+}
+
+// Answers implements status.Replicas.
+func (s shared) Answers(ctx context.Context, url string) bool {
+	_, err := grpc_health_v1.NewHealthClient(s.calls.Conn(url)).Check(ctx, &grpc_health_v1.HealthCheckRequest{})
+	return err == nil
 }
 
 // bus tells the other replicas; nil: there are none.
@@ -85,6 +86,7 @@ func (m *many) hear(statuses *status.Store, refs *gitaly.Refs, notifications *ra
 		return
 	}
 	m.replicas.Hear(status.Topic, statuses.Heard)
+	m.replicas.Orphans(statuses.Orphaned)
 	m.replicas.Hear(pollsTopic, refs.Heard)
 	m.replicas.Hear(rails.NotificationsTopic, notifications.Heard)
 }
@@ -119,8 +121,17 @@ type limiter = proxy.Limiter
 // limiter returns one for this kas, or for all replicas together.
 func (m *many) limiter(name string, limit *kascfg.TokenBucket) limiter {
 	perSecond, burst := limit.GetRefillRatePerSecond(), int(limit.GetBucketSize())
+	if perSecond == 0 {
+		return unlimited{}
+	}
 	if m == nil {
 		return proxy.NewLocalLimiter(perSecond, burst, clock.RealClock{})
 	}
 	return m.replicas.Limiter(name, perSecond, burst)
 }
+
+// unlimited lets everybody through.
+type unlimited struct{}
+
+// Allow implements limiter.
+func (unlimited) Allow(context.Context, string) (ok bool, retryAfter time.Duration) { return true, 0 }

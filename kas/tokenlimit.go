@@ -28,11 +28,9 @@ type tokenLimit struct {
 
 func newTokenLimit(cfg *kascfg.TokenBucket, m *many) *tokenLimit {
 	return &tokenLimit{
-		cfg:  cfg,
-		rpcs: m.limiter("agent-token", cfg),
-		tunnel: m.limiter("agent-token-tunnel", &kascfg.TokenBucket{
-			RefillRatePerSecond: tunnelFactor * cfg.GetRefillRatePerSecond(), BucketSize: tunnelFactor * cfg.GetBucketSize(),
-		}),
+		cfg:    cfg,
+		rpcs:   m.limiter("agent-token", cfg),
+		tunnel: m.limiter("agent-token-tunnel", bucket(tunnelFactor*cfg.GetRefillRatePerSecond(), tunnelFactor*cfg.GetBucketSize())),
 	}
 }
 
@@ -60,12 +58,4 @@ func (l *tokenLimit) unary(ctx context.Context, req any, info *grpc.UnaryServerI
 		return nil, err
 	}
 	return handler(ctx, req)
-}
-
-// stream is a server interceptor.
-func (l *tokenLimit) stream(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
-	if err := l.check(stream.Context(), info.FullMethod); err != nil {
-		return err
-	}
-	return handler(srv, stream)
 }

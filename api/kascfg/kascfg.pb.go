@@ -561,13 +561,16 @@ func (x *Gitlab) GetApiRateLimit() *TokenBucket {
 	return nil
 }
 
-// TokenBucket is a rate limit.
+// TokenBucket is a rate limit. What is not set of it has the default that is named where it is
+// used.
 type TokenBucket struct {
-	state               protoimpl.MessageState `protogen:"open.v1"`
-	RefillRatePerSecond float64                `protobuf:"fixed64,1,opt,name=refill_rate_per_second,json=refillRatePerSecond,proto3" json:"refill_rate_per_second,omitempty"`
-	BucketSize          uint32                 `protobuf:"varint,2,opt,name=bucket_size,json=bucketSize,proto3" json:"bucket_size,omitempty"`
-	unknownFields       protoimpl.UnknownFields
-	sizeCache           protoimpl.SizeCache
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// How many are let through each second, on average. 0: there is no limit.
+	RefillRatePerSecond *float64 `protobuf:"fixed64,1,opt,name=refill_rate_per_second,json=refillRatePerSecond,proto3,oneof" json:"refill_rate_per_second,omitempty"`
+	// How many are let through at once after a time of quiet.
+	BucketSize    *uint32 `protobuf:"varint,2,opt,name=bucket_size,json=bucketSize,proto3,oneof" json:"bucket_size,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *TokenBucket) Reset() {
@@ -601,15 +604,15 @@ func (*TokenBucket) Descriptor() ([]byte, []int) {
 }
 
 func (x *TokenBucket) GetRefillRatePerSecond() float64 {
-	if x != nil {
-		return x.RefillRatePerSecond
+	if x != nil && x.RefillRatePerSecond != nil {
+		return *x.RefillRatePerSecond
 	}
 	return 0
 }
 
 func (x *TokenBucket) GetBucketSize() uint32 {
-	if x != nil {
-		return x.BucketSize
+	if x != nil && x.BucketSize != nil {
+		return *x.BucketSize
 	}
 	return 0
 }
@@ -731,8 +734,12 @@ type KubernetesApi struct {
 	// Origins of pages whose scripts may make requests with the session cookie, for example
 	// "https://gitlab.example.com". Default: that of gitlab.address.
 	AllowedOrigins []string `protobuf:"bytes,6,rep,name=allowed_origins,json=allowedOrigins,proto3" json:"allowed_origins,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// How long a request waits for an agent that is not connected, but was within the last
+	// minute, as far as this kas knows: it is expected back. Nobody waits for one that was not.
+	// Default 5s.
+	ReconnectWait *durationpb.Duration `protobuf:"bytes,7,opt,name=reconnect_wait,json=reconnectWait,proto3" json:"reconnect_wait,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *KubernetesApi) Reset() {
@@ -803,6 +810,13 @@ func (x *KubernetesApi) GetUserRateLimit() *TokenBucket {
 func (x *KubernetesApi) GetAllowedOrigins() []string {
 	if x != nil {
 		return x.AllowedOrigins
+	}
+	return nil
+}
+
+func (x *KubernetesApi) GetReconnectWait() *durationpb.Duration {
+	if x != nil {
+		return x.ReconnectWait
 	}
 	return nil
 }
@@ -1183,8 +1197,10 @@ func (x *Api) GetListen() *Listen {
 type Observability struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Where /metrics, /liveness, /readiness and /debug/pprof are served.
-	Listen        *Listen  `protobuf:"bytes,1,opt,name=listen,proto3" json:"listen,omitempty"`
-	Logging       *Logging `protobuf:"bytes,2,opt,name=logging,proto3" json:"logging,omitempty"`
+	Listen  *Listen  `protobuf:"bytes,1,opt,name=listen,proto3" json:"listen,omitempty"`
+	Logging *Logging `protobuf:"bytes,2,opt,name=logging,proto3" json:"logging,omitempty"`
+	// Without it nothing is traced.
+	Tracing       *Tracing `protobuf:"bytes,3,opt,name=tracing,proto3" json:"tracing,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1233,6 +1249,78 @@ func (x *Observability) GetLogging() *Logging {
 	return nil
 }
 
+func (x *Observability) GetTracing() *Tracing {
+	if x != nil {
+		return x.Tracing
+	}
+	return nil
+}
+
+// Tracing sends OpenTelemetry traces to a collector.
+type Tracing struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// URL of an OTLP/HTTP collector, for example "http://127.0.0.1:4318/v1/traces".
+	OtlpEndpoint string `protobuf:"bytes,1,opt,name=otlp_endpoint,json=otlpEndpoint,proto3" json:"otlp_endpoint,omitempty"`
+	// File with a token that is sent as "authorization: Bearer <token>".
+	OtlpTokenSecretFile string `protobuf:"bytes,2,opt,name=otlp_token_secret_file,json=otlpTokenSecretFile,proto3" json:"otlp_token_secret_file,omitempty"`
+	// File with the certificates, as PEM, that the collector's must be signed by. Empty:
+	// those that the system trusts.
+	OtlpCaCertificateFile string `protobuf:"bytes,3,opt,name=otlp_ca_certificate_file,json=otlpCaCertificateFile,proto3" json:"otlp_ca_certificate_file,omitempty"`
+	unknownFields         protoimpl.UnknownFields
+	sizeCache             protoimpl.SizeCache
+}
+
+func (x *Tracing) Reset() {
+	*x = Tracing{}
+	mi := &file_kascfg_kascfg_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Tracing) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Tracing) ProtoMessage() {}
+
+func (x *Tracing) ProtoReflect() protoreflect.Message {
+	mi := &file_kascfg_kascfg_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Tracing.ProtoReflect.Descriptor instead.
+func (*Tracing) Descriptor() ([]byte, []int) {
+	return file_kascfg_kascfg_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *Tracing) GetOtlpEndpoint() string {
+	if x != nil {
+		return x.OtlpEndpoint
+	}
+	return ""
+}
+
+func (x *Tracing) GetOtlpTokenSecretFile() string {
+	if x != nil {
+		return x.OtlpTokenSecretFile
+	}
+	return ""
+}
+
+func (x *Tracing) GetOtlpCaCertificateFile() string {
+	if x != nil {
+		return x.OtlpCaCertificateFile
+	}
+	return ""
+}
+
 // Logging of kas.
 type Logging struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1244,7 +1332,7 @@ type Logging struct {
 
 func (x *Logging) Reset() {
 	*x = Logging{}
-	mi := &file_kascfg_kascfg_proto_msgTypes[16]
+	mi := &file_kascfg_kascfg_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1256,7 +1344,7 @@ func (x *Logging) String() string {
 func (*Logging) ProtoMessage() {}
 
 func (x *Logging) ProtoReflect() protoreflect.Message {
-	mi := &file_kascfg_kascfg_proto_msgTypes[16]
+	mi := &file_kascfg_kascfg_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1269,7 +1357,7 @@ func (x *Logging) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Logging.ProtoReflect.Descriptor instead.
 func (*Logging) Descriptor() ([]byte, []int) {
-	return file_kascfg_kascfg_proto_rawDescGZIP(), []int{16}
+	return file_kascfg_kascfg_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Logging) GetLevel() string {
@@ -1327,11 +1415,13 @@ const file_kascfg_kascfg_proto_rawDesc = "" +
 	"\aaddress\x18\x01 \x01(\tB\b\xbaH\x05r\x03\x88\x01\x01R\aaddress\x12E\n" +
 	"\x1aauthentication_secret_file\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\x18authenticationSecretFile\x12.\n" +
 	"\x13ca_certificate_file\x18\x03 \x01(\tR\x11caCertificateFile\x129\n" +
-	"\x0eapi_rate_limit\x18\x04 \x01(\v2\x13.kascfg.TokenBucketR\fapiRateLimitJ\x04\b\x05\x10\x06R\fexternal_url\"s\n" +
-	"\vTokenBucket\x12C\n" +
-	"\x16refill_rate_per_second\x18\x01 \x01(\x01B\x0e\xbaH\v\x12\t)\x00\x00\x00\x00\x00\x00\x00\x00R\x13refillRatePerSecond\x12\x1f\n" +
-	"\vbucket_size\x18\x02 \x01(\rR\n" +
-	"bucketSize\"\xb7\x03\n" +
+	"\x0eapi_rate_limit\x18\x04 \x01(\v2\x13.kascfg.TokenBucketR\fapiRateLimitJ\x04\b\x05\x10\x06R\fexternal_url\"\xb8\x01\n" +
+	"\vTokenBucket\x12J\n" +
+	"\x16refill_rate_per_second\x18\x01 \x01(\x01B\x10\xbaH\r\x12\v@\x01)\x00\x00\x00\x00\x00\x00\x00\x00H\x00R\x13refillRatePerSecond\x88\x01\x01\x122\n" +
+	"\vbucket_size\x18\x02 \x01(\rB\f\xbaH\t*\a\x18\x80\xc2\xd7/(\x01H\x01R\n" +
+	"bucketSize\x88\x01\x01B\x19\n" +
+	"\x17_refill_rate_per_secondB\x0e\n" +
+	"\f_bucket_size\"\xb7\x03\n" +
 	"\x05Agent\x12&\n" +
 	"\x06listen\x18\x01 \x01(\v2\x0e.kascfg.ListenR\x06listen\x12@\n" +
 	"\rconfiguration\x18\x02 \x01(\v2\x1a.kascfg.AgentConfigurationR\rconfiguration\x12&\n" +
@@ -1339,14 +1429,15 @@ const file_kascfg_kascfg_proto_rawDesc = "" +
 	"\x0einfo_cache_ttl\x18\x04 \x01(\v2\x19.google.protobuf.DurationB\b\xbaH\x05\xaa\x01\x022\x00R\finfoCacheTtl\x12T\n" +
 	"\x14info_cache_error_ttl\x18\x05 \x01(\v2\x19.google.protobuf.DurationB\b\xbaH\x05\xaa\x01\x022\x00R\x11infoCacheErrorTtl\x12<\n" +
 	"\x0ekubernetes_api\x18\x06 \x01(\v2\x15.kascfg.KubernetesApiR\rkubernetesApi\x12=\n" +
-	"\x10token_rate_limit\x18\a \x01(\v2\x13.kascfg.TokenBucketR\x0etokenRateLimit\"\x88\x03\n" +
+	"\x10token_rate_limit\x18\a \x01(\v2\x13.kascfg.TokenBucketR\x0etokenRateLimit\"\xd4\x03\n" +
 	"\rKubernetesApi\x12&\n" +
 	"\x06listen\x18\x01 \x01(\v2\x0e.kascfg.ListenR\x06listen\x12&\n" +
 	"\x0furl_path_prefix\x18\x02 \x01(\tR\rurlPathPrefix\x12Z\n" +
 	"\x17allowed_agent_cache_ttl\x18\x03 \x01(\v2\x19.google.protobuf.DurationB\b\xbaH\x05\xaa\x01\x022\x00R\x14allowedAgentCacheTtl\x12e\n" +
 	"\x1dallowed_agent_cache_error_ttl\x18\x04 \x01(\v2\x19.google.protobuf.DurationB\b\xbaH\x05\xaa\x01\x022\x00R\x19allowedAgentCacheErrorTtl\x12;\n" +
 	"\x0fuser_rate_limit\x18\x05 \x01(\v2\x13.kascfg.TokenBucketR\ruserRateLimit\x12'\n" +
-	"\x0fallowed_origins\x18\x06 \x03(\tR\x0eallowedOrigins\"\xfa\x02\n" +
+	"\x0fallowed_origins\x18\x06 \x03(\tR\x0eallowedOrigins\x12J\n" +
+	"\x0ereconnect_wait\x18\a \x01(\v2\x19.google.protobuf.DurationB\b\xbaH\x05\xaa\x01\x022\x00R\rreconnectWait\"\xfa\x02\n" +
 	"\x06Listen\x12\x18\n" +
 	"\anetwork\x18\x01 \x01(\tR\anetwork\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\x12)\n" +
@@ -1373,10 +1464,15 @@ const file_kascfg_kascfg_proto_rawDesc = "" +
 	"\x15global_api_rate_limit\x18\x01 \x01(\v2\x13.kascfg.TokenBucketR\x12globalApiRateLimit\x12M\n" +
 	"\x19per_server_api_rate_limit\x18\x02 \x01(\v2\x13.kascfg.TokenBucketR\x15perServerApiRateLimit\"-\n" +
 	"\x03Api\x12&\n" +
-	"\x06listen\x18\x01 \x01(\v2\x0e.kascfg.ListenR\x06listen\"b\n" +
+	"\x06listen\x18\x01 \x01(\v2\x0e.kascfg.ListenR\x06listen\"\x8d\x01\n" +
 	"\rObservability\x12&\n" +
 	"\x06listen\x18\x01 \x01(\v2\x0e.kascfg.ListenR\x06listen\x12)\n" +
-	"\alogging\x18\x02 \x01(\v2\x0f.kascfg.LoggingR\alogging\"B\n" +
+	"\alogging\x18\x02 \x01(\v2\x0f.kascfg.LoggingR\alogging\x12)\n" +
+	"\atracing\x18\x03 \x01(\v2\x0f.kascfg.TracingR\atracing\"\x9c\x01\n" +
+	"\aTracing\x12#\n" +
+	"\rotlp_endpoint\x18\x01 \x01(\tR\fotlpEndpoint\x123\n" +
+	"\x16otlp_token_secret_file\x18\x02 \x01(\tR\x13otlpTokenSecretFile\x127\n" +
+	"\x18otlp_ca_certificate_file\x18\x03 \x01(\tR\x15otlpCaCertificateFile\"B\n" +
 	"\aLogging\x127\n" +
 	"\x05level\x18\x01 \x01(\tB!\xbaH\x1er\x1cR\x00R\x05debugR\x04infoR\x04warnR\x05errorR\x05levelB&Z$github.com/kas-agentk/kas/api/kascfgb\x06proto3"
 
@@ -1392,7 +1488,7 @@ func file_kascfg_kascfg_proto_rawDescGZIP() []byte {
 	return file_kascfg_kascfg_proto_rawDescData
 }
 
-var file_kascfg_kascfg_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
+var file_kascfg_kascfg_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
 var file_kascfg_kascfg_proto_goTypes = []any{
 	(*ConfigurationFile)(nil),   // 0: kascfg.ConfigurationFile
 	(*Redis)(nil),               // 1: kascfg.Redis
@@ -1410,8 +1506,9 @@ var file_kascfg_kascfg_proto_goTypes = []any{
 	(*Gitaly)(nil),              // 13: kascfg.Gitaly
 	(*Api)(nil),                 // 14: kascfg.Api
 	(*Observability)(nil),       // 15: kascfg.Observability
-	(*Logging)(nil),             // 16: kascfg.Logging
-	(*durationpb.Duration)(nil), // 17: google.protobuf.Duration
+	(*Tracing)(nil),             // 16: kascfg.Tracing
+	(*Logging)(nil),             // 17: kascfg.Logging
+	(*durationpb.Duration)(nil), // 18: google.protobuf.Duration
 }
 var file_kascfg_kascfg_proto_depIdxs = []int32{
 	6,  // 0: kascfg.ConfigurationFile.gitlab:type_name -> kascfg.Gitlab
@@ -1424,37 +1521,39 @@ var file_kascfg_kascfg_proto_depIdxs = []int32{
 	2,  // 7: kascfg.Redis.server:type_name -> kascfg.RedisServer
 	3,  // 8: kascfg.Redis.sentinel:type_name -> kascfg.RedisSentinel
 	4,  // 9: kascfg.Redis.tls:type_name -> kascfg.RedisTls
-	17, // 10: kascfg.Redis.dial_timeout:type_name -> google.protobuf.Duration
-	17, // 11: kascfg.Redis.write_timeout:type_name -> google.protobuf.Duration
+	18, // 10: kascfg.Redis.dial_timeout:type_name -> google.protobuf.Duration
+	18, // 11: kascfg.Redis.write_timeout:type_name -> google.protobuf.Duration
 	10, // 12: kascfg.PrivateApi.listen:type_name -> kascfg.Listen
 	7,  // 13: kascfg.Gitlab.api_rate_limit:type_name -> kascfg.TokenBucket
 	10, // 14: kascfg.Agent.listen:type_name -> kascfg.Listen
 	11, // 15: kascfg.Agent.configuration:type_name -> kascfg.AgentConfiguration
 	12, // 16: kascfg.Agent.gitops:type_name -> kascfg.Gitops
-	17, // 17: kascfg.Agent.info_cache_ttl:type_name -> google.protobuf.Duration
-	17, // 18: kascfg.Agent.info_cache_error_ttl:type_name -> google.protobuf.Duration
+	18, // 17: kascfg.Agent.info_cache_ttl:type_name -> google.protobuf.Duration
+	18, // 18: kascfg.Agent.info_cache_error_ttl:type_name -> google.protobuf.Duration
 	9,  // 19: kascfg.Agent.kubernetes_api:type_name -> kascfg.KubernetesApi
 	7,  // 20: kascfg.Agent.token_rate_limit:type_name -> kascfg.TokenBucket
 	10, // 21: kascfg.KubernetesApi.listen:type_name -> kascfg.Listen
-	17, // 22: kascfg.KubernetesApi.allowed_agent_cache_ttl:type_name -> google.protobuf.Duration
-	17, // 23: kascfg.KubernetesApi.allowed_agent_cache_error_ttl:type_name -> google.protobuf.Duration
+	18, // 22: kascfg.KubernetesApi.allowed_agent_cache_ttl:type_name -> google.protobuf.Duration
+	18, // 23: kascfg.KubernetesApi.allowed_agent_cache_error_ttl:type_name -> google.protobuf.Duration
 	7,  // 24: kascfg.KubernetesApi.user_rate_limit:type_name -> kascfg.TokenBucket
-	17, // 25: kascfg.Listen.max_connection_age:type_name -> google.protobuf.Duration
-	7,  // 26: kascfg.Listen.connection_rate_limit:type_name -> kascfg.TokenBucket
-	17, // 27: kascfg.AgentConfiguration.poll_period:type_name -> google.protobuf.Duration
-	17, // 28: kascfg.Gitops.poll_period:type_name -> google.protobuf.Duration
-	17, // 29: kascfg.Gitops.project_info_cache_ttl:type_name -> google.protobuf.Duration
-	17, // 30: kascfg.Gitops.project_info_cache_error_ttl:type_name -> google.protobuf.Duration
-	7,  // 31: kascfg.Gitaly.global_api_rate_limit:type_name -> kascfg.TokenBucket
-	7,  // 32: kascfg.Gitaly.per_server_api_rate_limit:type_name -> kascfg.TokenBucket
-	10, // 33: kascfg.Api.listen:type_name -> kascfg.Listen
-	10, // 34: kascfg.Observability.listen:type_name -> kascfg.Listen
-	16, // 35: kascfg.Observability.logging:type_name -> kascfg.Logging
-	36, // [36:36] is the sub-list for method output_type
-	36, // [36:36] is the sub-list for method input_type
-	36, // [36:36] is the sub-list for extension type_name
-	36, // [36:36] is the sub-list for extension extendee
-	0,  // [0:36] is the sub-list for field type_name
+	18, // 25: kascfg.KubernetesApi.reconnect_wait:type_name -> google.protobuf.Duration
+	18, // 26: kascfg.Listen.max_connection_age:type_name -> google.protobuf.Duration
+	7,  // 27: kascfg.Listen.connection_rate_limit:type_name -> kascfg.TokenBucket
+	18, // 28: kascfg.AgentConfiguration.poll_period:type_name -> google.protobuf.Duration
+	18, // 29: kascfg.Gitops.poll_period:type_name -> google.protobuf.Duration
+	18, // 30: kascfg.Gitops.project_info_cache_ttl:type_name -> google.protobuf.Duration
+	18, // 31: kascfg.Gitops.project_info_cache_error_ttl:type_name -> google.protobuf.Duration
+	7,  // 32: kascfg.Gitaly.global_api_rate_limit:type_name -> kascfg.TokenBucket
+	7,  // 33: kascfg.Gitaly.per_server_api_rate_limit:type_name -> kascfg.TokenBucket
+	10, // 34: kascfg.Api.listen:type_name -> kascfg.Listen
+	10, // 35: kascfg.Observability.listen:type_name -> kascfg.Listen
+	17, // 36: kascfg.Observability.logging:type_name -> kascfg.Logging
+	16, // 37: kascfg.Observability.tracing:type_name -> kascfg.Tracing
+	38, // [38:38] is the sub-list for method output_type
+	38, // [38:38] is the sub-list for method input_type
+	38, // [38:38] is the sub-list for extension type_name
+	38, // [38:38] is the sub-list for extension extendee
+	0,  // [0:38] is the sub-list for field type_name
 }
 
 func init() { file_kascfg_kascfg_proto_init() }
@@ -1462,13 +1561,14 @@ func file_kascfg_kascfg_proto_init() {
 	if File_kascfg_kascfg_proto != nil {
 		return
 	}
+	file_kascfg_kascfg_proto_msgTypes[7].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_kascfg_kascfg_proto_rawDesc), len(file_kascfg_kascfg_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   17,
+			NumMessages:   18,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

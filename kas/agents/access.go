@@ -14,7 +14,16 @@ import (
 	"google.golang.org/grpc/status"
 	"k8s.io/utils/clock"
 
+	"github.com/kas-agentk/kas/internal/answers"
 	"github.com/kas-agentk/kas/internal/gitlabapi"
+)
+
+const (
+	// StaleFor is how long after RoR last confirmed it an answer is still given while RoR
+	// cannot be asked.
+	StaleFor = time.Hour
+	// maxAnswers bounds how many answers of one sort are remembered.
+	maxAnswers = 50_000
 )
 
 // Rails answers who an agent is and what it may read. Its errors wrap gitlabapi's
@@ -40,8 +49,8 @@ type Access struct {
 	rails    Rails
 	log      *zap.Logger
 	clock    clock.WithTicker
-	agents   *answers[gitlabapi.AgentInfo]
-	projects *answers[gitlabapi.ProjectInfo]
+	agents   *answers.Answers[gitlabapi.AgentInfo]
+	projects *answers.Answers[gitlabapi.ProjectInfo]
 	bells    bells
 	away     atomic.Bool // RoR could not be asked the last time
 }
@@ -55,15 +64,18 @@ func NewAccess(cfg AccessConfig, rails Rails, log *zap.Logger, registerer promet
 	if err := registerer.Register(asked); err != nil {
 		return nil, fmt.Errorf("register metrics: %w", err)
 	}
-	count := func(about string) func(string) {
-		return func(how string) { asked.WithLabelValues(about, how).Inc() }
+	remembering := func(about string, ttl, errorTTL time.Duration) answers.Config {
+		return answers.Config{
+			Clock: cfg.Clock, TTL: ttl, ErrorTTL: errorTTL, StaleFor: StaleFor, Max: maxAnswers,
+			Told: func(how answers.How) { asked.WithLabelValues(about, string(how)).Inc() },
+		}
 	}
 	return &Access{
 		rails:    rails,
 		log:      log,
 		clock:    cfg.Clock,
-		agents:   newAnswers[gitlabapi.AgentInfo](cfg.InfoTTL, cfg.InfoErrorTTL, cfg.Clock, count("agent")),
-		projects: newAnswers[gitlabapi.ProjectInfo](cfg.ProjectTTL, cfg.ProjectErrorTTL, cfg.Clock, count("project")),
+		agents:   answers.New[gitlabapi.AgentInfo](remembering("agent", cfg.InfoTTL, cfg.InfoErrorTTL)),
+		projects: answers.New[gitlabapi.ProjectInfo](remembering("project", cfg.ProjectTTL, cfg.ProjectErrorTTL)),
 	}, nil
 }
 
@@ -74,7 +86,7 @@ func (a *Access) Agent(ctx context.Context, token string) (gitlabapi.AgentInfo, 
 }
 
 func (a *Access) agent(ctx context.Context, token string) (gitlabapi.AgentInfo, time.Time, error) {
-	info, until, err := a.agents.get(ctx, sha256.Sum256([]byte(token)), func(ctx context.Context) (gitlabapi.AgentInfo, error) {
+	info, until, _, err := a.agents.Get(ctx, sha256.Sum256([]byte(token)), func(ctx context.Context) (gitlabapi.AgentInfo, error) {
 		info, err := a.rails.AgentInfo(ctx, token)
 		a.watchRails(err)
 		return info, err
@@ -86,7 +98,7 @@ func (a *Access) agent(ctx context.Context, token string) (gitlabapi.AgentInfo, 
 // or its number.
 func (a *Access) Project(ctx context.Context, token, id string) (gitlabapi.ProjectInfo, error) {
 	key := sha256.Sum256([]byte(token + "\x00" + id))
-	info, _, err := a.projects.get(ctx, key, func(ctx context.Context) (gitlabapi.ProjectInfo, error) {
+	info, _, _, err := a.projects.Get(ctx, key, func(ctx context.Context) (gitlabapi.ProjectInfo, error) {
 		info, err := a.rails.ProjectInfo(ctx, token, id)
 		a.watchRails(err)
 		return info, err
@@ -96,7 +108,7 @@ func (a *Access) Project(ctx context.Context, token, id string) (gitlabapi.Proje
 
 // Recheck has RoR asked anew about the tokens of an agent: one may have been revoked.
 func (a *Access) Recheck(agentID int64) {
-	a.agents.doubt(func(info gitlabapi.AgentInfo) bool { return info.AgentID == agentID })
+	a.agents.Doubt(func(info gitlabapi.AgentInfo) bool { return info.AgentID == agentID })
 	a.bells.ring(agentID)
 }
 
@@ -105,7 +117,7 @@ func (a *Access) Rechecked(agentID int64) <-chan struct{} { return a.bells.of(ag
 
 // watchRails tells the log when RoR goes away and comes back, once each.
 func (a *Access) watchRails(err error) {
-	trouble := err != nil && !isRefusal(err)
+	trouble := err != nil && !gitlabapi.IsRefusal(err)
 	if a.away.Swap(trouble) == trouble {
 		return
 	}

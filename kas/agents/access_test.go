@@ -15,6 +15,7 @@ import (
 	clocktesting "k8s.io/utils/clock/testing"
 
 	"github.com/kas-agentk/kas/api/agentcfg"
+	"github.com/kas-agentk/kas/internal/answers"
 	"github.com/kas-agentk/kas/internal/gitlabapi"
 	"github.com/kas-agentk/kas/internal/testkit"
 )
@@ -133,7 +134,7 @@ func TestAccess_BelievesRailsForAWhile(t *testing.T) {
 		{"a revoked token is refused in time", func() { delete(rails.agents, "good") }, time.Minute, "good", codes.Unauthenticated, 4},
 		{"and good again once it is", func() { rails.agents["good"] = seven() }, time.Minute, "good", codes.OK, 5},
 		{"while RoR is away the old answer serves", func() { rails.err = errAway }, 5 * time.Minute, "good", codes.OK, 6},
-		{"and RoR is left alone for a moment", nil, staleRetry - time.Second, "good", codes.OK, 6},
+		{"and RoR is left alone for a moment", nil, answers.StaleRetry - time.Second, "good", codes.OK, 6},
 		{"but then asked again", nil, 2 * time.Second, "good", codes.OK, 7},
 		{"an unknown token is not let in", nil, 0, "other", codes.Unavailable, 8},
 		{"and trouble is not remembered", nil, 0, "other", codes.Unavailable, 9},
@@ -223,25 +224,6 @@ func TestAccess_ManyCallersAskOnce(t *testing.T) {
 	wg.Wait()
 	if n := rails.questions(); n != 1 {
 		t.Errorf("%d questions", n)
-	}
-}
-
-func TestAnswers_AreBounded(t *testing.T) {
-	clock := clocktesting.NewFakeClock(epoch)
-	a := newAnswers[int](time.Hour, time.Hour, clock, func(string) {})
-	a.max = 10
-	ask := func(n int) func(context.Context) (int, error) {
-		return func(context.Context) (int, error) { return n, nil }
-	}
-	for i := range 100 {
-		_, _, _ = a.get(t.Context(), question{byte(i)}, ask(i))
-		_, _, _ = a.get(t.Context(), question{0}, ask(-1)) // in use, so it stays
-	}
-	if len(a.byKey) != 10 || a.recent.Len() != 10 {
-		t.Errorf("%d answers are kept", len(a.byKey))
-	}
-	if n, _, _ := a.get(t.Context(), question{0}, ask(-1)); n != 0 {
-		t.Error("the one in use was dropped")
 	}
 }
 

@@ -2,7 +2,8 @@
 // configured.
 //
 // Access turns agent tokens into agents and project names into projects, by asking RoR and
-// remembering its answers for a while. Registry lists the open connections. Server
+// remembering its answers for a while. Registry lists the open connections, and
+// remembers how earlier ones ended. Server
 // implements agentrpc.AgentConfigurationServer: it follows the file
 // .gitlab/agents/<name>/config.yaml on the default branch of each connected agent's
 // configuration project, and hands what it says to the agent, to RoR and to a Status.
@@ -20,4 +21,8 @@
 //     the commit that the agent says it holds, and where that fails too, sends nothing: the
 //     agent goes on with what it has.
 //   - A missing file is an empty configuration, and the Status says which file to create.
+//
+// An open Watch has gRPC's own goroutine, which only waits, and another for as long as there
+// is something to do (grpctool.Aside): a configuration to send, or RoR to ask about the token. A feed
+// has one while it reads a file or tells RoR; all have ended when the last Watch returns.
 package agents

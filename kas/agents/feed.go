@@ -45,6 +45,8 @@ type feed struct {
 
 	revisions *newest[gitrepo.Revision]
 	reports   *newest[*agentcfg.ConfigurationFile]
+	acting    sync.WaitGroup // what these have started
+	unfollow  func()
 
 	mu      sync.Mutex
 	current *configuration
@@ -56,18 +58,21 @@ type feed struct {
 	complained string
 }
 
-// run follows the file until ctx ends. There are many feeds: those that act on what it
-// says have goroutines only while they do.
-func (f *feed) run(ctx context.Context) error {
-	var acting sync.WaitGroup
-	start := func(act func(context.Context)) { acting.Go(func() { act(ctx) }) }
+// open follows the file until close. There are many feeds: they have goroutines only while
+// they act on what the file says, which ends when ctx does.
+func (f *feed) open(ctx context.Context) {
+	start := func(act func(context.Context)) { f.acting.Go(func() { act(ctx) }) }
 	f.revisions.open(start)
 	f.reports.open(start)
-	err := f.files.Follow(ctx, f.repo, gitrepo.Ref{}, f.cfg.PollPeriod, f.revisions.put)
+	f.unfollow = f.files.Follow(ctx, f.repo, gitrepo.Ref{}, f.cfg.PollPeriod, f.revisions.put)
+}
+
+// close returns when nothing runs any more. The context of open must have ended.
+func (f *feed) close() {
+	f.unfollow()
 	f.revisions.close()
 	f.reports.close()
-	acting.Wait()
-	return err
+	f.acting.Wait()
 }
 
 // get returns the configuration in force (nil: none yet) and a channel that is closed when

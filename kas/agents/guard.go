@@ -9,6 +9,7 @@ import (
 	"google.golang.org/grpc/status"
 	"k8s.io/utils/clock"
 
+	"github.com/kas-agentk/kas/internal/answers"
 	"github.com/kas-agentk/kas/internal/gitlabapi"
 )
 
@@ -26,16 +27,15 @@ type Guard struct {
 	// Of these, either the first two are set, or the third.
 	due       clock.Timer
 	rechecked <-chan struct{}
-	asking    chan verdict
+	asking    chan *verdict
 	// next is what rechecked will be: what rings meanwhile counts.
 	next <-chan struct{}
 }
 
-// verdict about a token, and until when it is believed.
+// verdict about a token: why the stream is to end, or when to ask again.
 type verdict struct {
-	info  gitlabapi.AgentInfo
-	until time.Time
-	err   error
+	why error
+	due time.Time
 }
 
 // NewGuard returns one for the bearer of a token, of whom this is known. End must be
@@ -66,9 +66,10 @@ func (g *Guard) Wait(ctx context.Context, news <-chan struct{}) error {
 		case <-g.rechecked:
 			g.ask(ctx)
 		case said := <-g.asking:
-			if err := g.judge(ctx, said); err != nil {
-				return err
+			if g.asking = nil; said.why != nil {
+				return said.why
 			}
+			g.due, g.rechecked = g.access.clock.NewTimer(said.due.Sub(g.access.clock.Now())), g.next
 		}
 	}
 }
@@ -90,31 +91,28 @@ func (g *Guard) ask(ctx context.Context) {
 	}
 	g.next = g.access.Rechecked(g.known.AgentID)
 	g.due, g.rechecked = nil, nil
-	said := make(chan verdict, 1)
+	said := make(chan *verdict, 1)
 	g.asking = said
-	go func() {
-		info, until, err := g.access.agent(ctx, g.token)
-		said <- verdict{info, until, err}
-	}()
+	go func() { said <- g.judge(ctx) }()
 }
 
-// judge returns why the stream is to end, or waits until it is to ask again.
-func (g *Guard) judge(ctx context.Context, said verdict) error {
-	g.asking = nil
+// judge asks about the token. It runs in a goroutine of its own.
+func (g *Guard) judge(ctx context.Context) *verdict {
+	info, until, err := g.access.agent(ctx, g.token)
+	now := g.access.clock.Now()
 	switch {
 	case ctx.Err() != nil:
-		return ctx.Err()
-	case said.err == nil && !sameAgent(said.info, g.known):
-		return status.Error(codes.Unavailable, "the agent's project was changed or moved: connect again")
-	case said.err != nil && status.Code(said.err) != codes.Unavailable:
-		return said.err
+		return &verdict{why: ctx.Err()}
+	case err == nil && !sameAgent(info, g.known):
+		return &verdict{why: status.Error(codes.Unavailable, "the agent's project was changed or moved: connect again")}
+	case err != nil && status.Code(err) != codes.Unavailable:
+		return &verdict{why: err}
+	case err != nil:
+		return &verdict{due: now.Add(answers.StaleRetry)}
+	case until.Sub(now) < minGuard:
+		return &verdict{due: now.Add(minGuard)}
 	}
-	wait := max(said.until.Sub(g.access.clock.Now()), minGuard)
-	if said.err != nil {
-		wait = staleRetry
-	}
-	g.due, g.rechecked = g.access.clock.NewTimer(wait), g.next
-	return nil
+	return &verdict{due: until}
 }
 
 // sameAgent tells whether two answers about a token say the same.

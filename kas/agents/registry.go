@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -25,10 +26,13 @@ type Registry struct {
 
 	mu      sync.Mutex
 	byAgent map[int64]map[int64]*connection // agent ID, instance ID
+	// departed is how connections ended, by agent; the newest last.
+	departed map[int64][]*agentrpc.Disconnection
 }
 
 type connection struct {
 	streams int
+	since   time.Time
 	agent   *railsrpc.ConnectedAgent // never changed, replaced
 }
 
@@ -44,7 +48,8 @@ func NewRegistry(c clock.PassiveClock, changed func(agentID int64), registerer p
 			Name: "kas_connected_agents",
 			Help: "Agent processes that are connected.",
 		}),
-		byAgent: make(map[int64]map[int64]*connection),
+		byAgent:  make(map[int64]map[int64]*connection),
+		departed: make(map[int64][]*agentrpc.Disconnection),
 	}
 	if err := registerer.Register(r.gauge); err != nil {
 		return nil, fmt.Errorf("register metrics: %w", err)
@@ -52,8 +57,9 @@ func NewRegistry(c clock.PassiveClock, changed func(agentID int64), registerer p
 	return r, nil
 }
 
-// add notes a stream of an agent's process; the caller calls remove once when it ends.
-func (r *Registry) add(info gitlabapi.AgentInfo, meta *agentrpc.AgentMeta) (remove func()) {
+// add notes a stream of an agent's process; the caller calls remove once when it ends, and
+// says why it did.
+func (r *Registry) add(info gitlabapi.AgentInfo, meta *agentrpc.AgentMeta) (remove func(why string)) {
 	entry := &railsrpc.ConnectedAgent{
 		AgentId:           info.AgentID,
 		AgentName:         info.AgentName,
@@ -74,14 +80,14 @@ func (r *Registry) add(info gitlabapi.AgentInfo, meta *agentrpc.AgentMeta) (remo
 	}
 	c := instances[entry.GetInstanceId()]
 	if c == nil {
-		c = &connection{}
+		c = &connection{since: entry.GetConnectedAt().AsTime()}
 		instances[entry.GetInstanceId()] = c
 		r.gauge.Inc()
 	}
 	c.streams++
 	c.agent = entry
 	r.changed(info.AgentID)
-	return func() { r.remove(info.AgentID, meta.GetInstanceId()) }
+	return func(why string) { r.remove(info.AgentID, meta.GetInstanceId(), why) }
 }
 
 // maxMeta is where each thing that an agent says of itself is cut, in bytes.
@@ -94,7 +100,7 @@ func clip(s string) string {
 	return strings.ToValidUTF8(s[:maxMeta], "")
 }
 
-func (r *Registry) remove(agentID, instanceID int64) {
+func (r *Registry) remove(agentID, instanceID int64, why string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	c := r.byAgent[agentID][instanceID]
@@ -103,6 +109,7 @@ func (r *Registry) remove(agentID, instanceID int64) {
 		return
 	}
 	r.gauge.Dec()
+	r.depart(agentID, c.since, why)
 	delete(r.byAgent[agentID], instanceID)
 	if len(r.byAgent[agentID]) == 0 {
 		delete(r.byAgent, agentID)

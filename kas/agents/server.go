@@ -11,8 +11,6 @@ import (
 
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 	"k8s.io/utils/clock"
 
 	"github.com/kas-agentk/kas/api/agentcfg"
@@ -21,7 +19,6 @@ import (
 	"github.com/kas-agentk/kas/internal/gitlabapi"
 	"github.com/kas-agentk/kas/internal/gitrepo"
 	"github.com/kas-agentk/kas/internal/grpctool"
-	"github.com/kas-agentk/kas/internal/logging"
 )
 
 // maxRemembered bounds how many configurations of agents that are away are kept.
@@ -33,7 +30,7 @@ var commitID = regexp.MustCompile(`^[0-9a-f]{40}$`)
 // Files follows refs and reads files; kas/gitaly says what each method does.
 type Files interface {
 	Follow(ctx context.Context, repo gitrepo.Repository, ref gitrepo.Ref, period time.Duration,
-		notify func(gitrepo.Revision)) error
+		notify func(gitrepo.Revision)) (stop func())
 	File(ctx context.Context, repo gitrepo.Repository, commitID, path string, maxSize int64) ([]byte, error)
 }
 
@@ -90,7 +87,6 @@ type running struct {
 	feed   *feed
 	users  int
 	cancel context.CancelFunc
-	ended  chan struct{}
 }
 
 // NewServer returns a Server; register it with a gRPC server.
@@ -104,84 +100,15 @@ func NewServer(cfg ServerConfig, with Collaborators) *Server {
 }
 
 // Watch implements agentrpc.AgentConfigurationServer.
-func (s *Server) Watch(req *agentrpc.WatchRequest, stream grpc.ServerStreamingServer[agentrpc.WatchResponse]) error {
-	ctx := stream.Context()
-	token, err := grpctool.BearerToken(ctx)
-	if err != nil {
-		return status.Error(codes.Unauthenticated, err.Error())
-	}
-	agent, err := s.with.Access.Agent(ctx, token)
-	if err != nil {
+func (s *Server) Watch(req *agentrpc.WatchRequest, stream grpc.ServerStreamingServer[agentrpc.WatchResponse]) (err error) {
+	ctx, end := context.WithCancel(stream.Context())
+	w := &watchStream{server: s, req: req, stream: stream}
+	err = errFailed // unless something else is returned
+	defer func() { w.close(end, err) }()
+	if err := grpctool.Aside(func() error { return w.open(ctx) }); err != nil {
 		return err
 	}
-	path, err := ConfigurationPath(agent.AgentName)
-	if err != nil {
-		return status.Errorf(codes.Internal, "RoR: %v", err)
-	}
-	// The agent is to know that it was let in, however long its configuration takes.
-	if err := stream.SendHeader(nil); err != nil {
-		return err //nolint:wrapcheck // it is the RPC's status
-	}
-	remove := s.with.Registry.add(agent, req.GetAgentMeta())
-	defer remove()
-	s.log(agent, req).Info("Agent connected", zap.String("version", clip(req.GetAgentMeta().GetVersion())), zap.String("pod", clip(req.GetAgentMeta().GetPodName())))
-	err = s.follow(ctx, token, agent, path, req.GetCommitId(), stream)
-	s.log(agent, req).Info("Agent disconnected", zap.String("reason", reasonOf(ctx, err)))
-	return err
-}
-
-// log of a stream. It is made when it is used: there are many streams, and a logger takes a
-// kilobyte.
-func (s *Server) log(agent gitlabapi.AgentInfo, req *agentrpc.WatchRequest) *zap.Logger {
-	return s.with.Log.With(logging.AgentID(agent.AgentID), zap.String("agent", agent.AgentName),
-		zap.Int64("instance_id", req.GetAgentMeta().GetInstanceId()))
-}
-
-// reasonOf says why a stream has ended.
-func reasonOf(ctx context.Context, err error) string {
-	if ctx.Err() != nil {
-		return "its connection has ended"
-	}
-	return status.Convert(err).Message()
-}
-
-// follow hands the agent its configurations until it may have no more.
-func (s *Server) follow(ctx context.Context, token string, agent gitlabapi.AgentInfo, path, held string, stream grpc.ServerStreamingServer[agentrpc.WatchResponse]) error {
-	shared, err := s.join(ctx, agent, path)
-	if err != nil {
-		return err
-	}
-	defer s.leave(shared)
-	shared.feed.hint(held)
-
-	ctx, end := context.WithCancel(ctx)
-	guard := s.with.Access.NewGuard(token, agent)
-	defer guard.End()
-	defer end()
-	return send(ctx, agent, shared.feed, guard, stream)
-}
-
-// send hands the agent each configuration that comes into force. There are many agents:
-// all of it is done in gRPC's own goroutine.
-func send(ctx context.Context, agent gitlabapi.AgentInfo, f *feed, guard *Guard, stream grpc.ServerStreamingServer[agentrpc.WatchResponse]) error {
-	for {
-		cfg, changed := f.get()
-		if cfg != nil {
-			err := stream.Send(&agentrpc.WatchResponse{
-				AgentId:       agent.AgentID,
-				AgentName:     agent.AgentName,
-				ProjectId:     agent.ProjectID,
-				Configuration: cfg.full,
-				CommitId:      cfg.commit,
-			})
-			if err != nil {
-				return err //nolint:wrapcheck // it is the RPC's status
-			}
-		}
-		if err := guard.Wait(ctx, changed); err != nil {
-			return err
-		}
-	}
+	return w.serve(ctx)
 }
 
 // join takes part in the agent's feed and starts it if need be. Agents whose project has
@@ -211,17 +138,13 @@ func (s *Server) join(ctx context.Context, agent gitlabapi.AgentInfo, path strin
 	}
 	f.revisions, f.reports = newNewest(s.cfg.Clock, f.load), newNewest(s.cfg.Clock, f.report)
 	delete(s.remembered, agent.AgentID)
-	// The feed lives as long as its users, whichever of them comes first.
-	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	shared := &running{feed: f, users: 1, cancel: cancel, ended: make(chan struct{})}
+	// The feed lives as long as its users, whichever of them comes first, and keeps nothing of
+	// them.
+	ctx, cancel := context.WithCancel(grpctool.Detached(ctx))
+	shared := &running{feed: f, users: 1, cancel: cancel}
 	s.feeds[key] = shared
 	s.with.Status.Arrived(agent)
-	go func() {
-		defer close(shared.ended)
-		if err := f.run(ctx); err != nil && ctx.Err() == nil {
-			f.log.Error("Following the agent's configuration ended", logging.AgentID(agent.AgentID), zap.Error(err))
-		}
-	}()
+	f.open(ctx)
 	return shared, nil
 }
 
@@ -240,7 +163,7 @@ func (s *Server) leave(shared *running) {
 	}
 	s.mu.Unlock()
 	if last {
-		<-shared.ended
+		shared.feed.close()
 		s.with.Status.Left(shared.feed.agent)
 	}
 }

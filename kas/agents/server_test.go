@@ -44,17 +44,16 @@ type fakeFiles struct {
 	reads     int
 }
 
-func (f *fakeFiles) Follow(ctx context.Context, _ gitrepo.Repository, ref gitrepo.Ref, _ time.Duration, notify func(gitrepo.Revision)) error {
-	if ref != (gitrepo.Ref{}) {
-		return errors.New("not the default branch")
-	}
+func (f *fakeFiles) Follow(_ context.Context, _ gitrepo.Repository, ref gitrepo.Ref, _ time.Duration, notify func(gitrepo.Revision)) (stop func()) {
 	f.mu.Lock()
+	defer f.mu.Unlock()
+	if ref != (gitrepo.Ref{}) { // not the default branch
+		return func() {}
+	}
 	f.followed++
 	f.followers = append(f.followers, notify)
 	notify(f.revision)
-	f.mu.Unlock()
-	<-ctx.Done()
-	return ctx.Err()
+	return func() {}
 }
 
 func (f *fakeFiles) File(_ context.Context, _ gitrepo.Repository, commit, name string, maxSize int64) ([]byte, error) {

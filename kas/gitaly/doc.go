@@ -8,8 +8,8 @@
 //	content := NewContent(ContentConfig{…}, pool, registerer) what is in it?
 //	defer pool.Close() // after every call below has returned
 //
-//	refs.Follow(ctx, repo, ref, period, func(gitrepo.Revision)) error
-//	refs.Poke(func(gitlabapi.GitalyRepository) bool) // poll these now
+//	stop := refs.Follow(ctx, repo, ref, period, func(gitrepo.Revision))
+//	refs.Poke(func(gitlabapi.GitalyRepository) bool, traceparent) // poll these now
 //	refs.Heard(message) // told by a replica
 //	refs.Lookup(ctx, repo, ref) (gitrepo.Revision, error) // ask once
 //	content.Files(ctx, repo, commitID) ([]gitrepo.File, error)
@@ -19,8 +19,8 @@
 // Invariants:
 //   - There is one poller per server address, repository and ref, however many
 //     follow it; it polls at the shortest period that its followers ask for. It
-//     starts with the first follower and has ended when the last Follow returns:
-//     whoever waits for its own calls of Follow leaves no goroutine behind.
+//     starts with the first follower and has ended when the last one's stop returns:
+//     whoever stops what it follows leaves no goroutine behind.
 //   - Of replicas that act as one (Replicas), one polls a ref; the others poll it when
 //     they begin to follow it, when they are told that it moved, and now and then.
 //     What they are told says only that it is time to ask Gitaly: a commit that
@@ -29,9 +29,9 @@
 //   - A poll is one SmartHTTPService.InfoRefsUploadPack. Nothing else is asked of
 //     Gitaly while the ref stays where it is. A commit needs no poll: it is looked
 //     up once.
-//   - Follow calls its callback from its own goroutine, first at once with what is
-//     known (or as soon as the first poll is back), then after each change. A slow
-//     callback misses steps in between, never the newest, and delays nobody.
+//   - A follower has no goroutine: it is called at once with what is known (or as soon
+//     as the first poll is back), then after each change, by the poller, in order and
+//     not once more after its stop. It must not block.
 //   - Trees and blobs never change, so they are cached under their IDs in one
 //     least-recently-used cache that is bounded in bytes, and N concurrent askers
 //     cost one fetch.

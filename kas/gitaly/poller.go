@@ -27,18 +27,8 @@ const (
 // follower is one call of Follow.
 type follower struct {
 	period time.Duration
-	// box holds the newest revision that the follower has not taken.
-	box chan gitrepo.Revision
-}
-
-// offer puts a revision in place of the one that was not taken. Only one goroutine
-// may call it at a time.
-func (f *follower) offer(revision gitrepo.Revision) {
-	select {
-	case <-f.box:
-	default:
-	}
-	f.box <- revision
+	// notify is called with the poller's lock held, so that nothing overtakes anything.
+	notify func(gitrepo.Revision)
 }
 
 // poller follows one ref.
@@ -56,6 +46,11 @@ type poller struct {
 	failures   int
 	commitID   string
 	detectedAt time.Time
+	// traceparent is that of the poll that found commitID.
+	traceparent string
+
+	// causes are why the next poll is due, where somebody has said so.
+	causes causes
 
 	mu        sync.Mutex
 	repo      gitrepo.Repository
@@ -90,7 +85,9 @@ func (p *poller) add(repo gitrepo.Repository, f *follower) {
 	p.repo = repo
 	p.followers[f] = struct{}{}
 	if p.latest != nil {
-		f.offer(*p.latest)
+		known := *p.latest
+		known.Traceparent = "" // it is no news
+		f.notify(known)
 	}
 	if before := p.period; before == 0 || f.period < before {
 		p.period = f.period
@@ -129,7 +126,7 @@ func (p *poller) repository() gitrepo.Repository {
 
 func (p *poller) run(ctx context.Context) {
 	defer close(p.done)
-	p.turn = p.takeTurn(ctx)
+	p.turn = p.takeTurn()
 	defer p.turn.End()
 	for {
 		began := p.refs.clock.Now()
@@ -173,17 +170,20 @@ func (p *poller) wait(took time.Duration, leave bool) time.Duration {
 
 // poll asks once, and tells the followers what is new.
 func (p *poller) poll(ctx context.Context) {
+	causes, began := p.causes.take(), p.refs.clock.Now()
 	asking, cancel := context.WithTimeout(ctx, p.refs.timeout)
 	ref, commitID, err := p.refs.pool.lookup(asking, p.repository(), p.key.ref)
 	cancel()
 	if ctx.Err() != nil {
 		return
 	}
+	took := p.refs.clock.Since(began)
 	result := "unmoved"
 	switch {
 	case gitrepo.IsPassing(err):
 		p.failures++
-		p.refs.polls.WithLabelValues("error").Inc()
+		p.causes.giveBack(causes) // the next one may find it
+		p.refs.polled("error", took)
 		if p.failures >= patience {
 			p.failed()
 		}
@@ -200,12 +200,19 @@ func (p *poller) poll(ctx context.Context) {
 		if commitID != p.commitID {
 			result = "moved"
 			p.commitID, p.detectedAt = commitID, p.refs.clock.Now()
+			p.traceparent = p.trace(ctx, causes, began, ref)
 		}
 		p.found(commitID)
-		p.publish(gitrepo.Revision{Ref: ref, CommitID: commitID, DetectedAt: p.detectedAt})
+		p.publish(gitrepo.Revision{Ref: ref, CommitID: commitID, DetectedAt: p.detectedAt, Traceparent: p.traceparent})
 	}
 	p.failures = 0
-	p.refs.polls.WithLabelValues(result).Inc()
+	p.refs.polled(result, took)
+}
+
+// polled counts a poll.
+func (r *Refs) polled(result string, took time.Duration) {
+	r.polls.WithLabelValues(result).Inc()
+	r.seconds.WithLabelValues(result).Observe(took.Seconds())
 }
 
 func (p *poller) unseen() bool {
@@ -214,7 +221,7 @@ func (p *poller) unseen() bool {
 	return p.latest == nil
 }
 
-// publish offers a revision to all followers, unless they know it.
+// publish tells all followers of a revision, unless they know it.
 func (p *poller) publish(revision gitrepo.Revision) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -223,6 +230,6 @@ func (p *poller) publish(revision gitrepo.Revision) {
 	}
 	p.latest = &revision
 	for f := range p.followers {
-		f.offer(revision)
+		f.notify(revision)
 	}
 }

@@ -11,6 +11,8 @@ import (
 
 	"github.com/kas-agentk/kas/internal/gitlabapi"
 	"github.com/kas-agentk/kas/internal/gitrepo"
+	"github.com/kas-agentk/kas/internal/grpctool"
+	"github.com/kas-agentk/kas/internal/tracing"
 )
 
 // DefaultPollTimeout is how long one poll may take.
@@ -22,6 +24,8 @@ type RefsConfig struct {
 	PollTimeout time.Duration
 	// Replicas poll each ref once between them. Nil: this kas is alone.
 	Replicas Replicas
+	// Tracing makes a span of each poll that finds something new. Nil: nothing does.
+	Tracing *tracing.Tracing
 	// Clock. Nil: the real one.
 	Clock clock.WithTicker
 }
@@ -32,7 +36,9 @@ type Refs struct {
 	timeout  time.Duration
 	clock    clock.WithTicker
 	replicas Replicas
+	tracing  *tracing.Tracing
 	polls    *prometheus.CounterVec
+	seconds  *prometheus.HistogramVec
 	running  prometheus.Gauge
 
 	mu      sync.Mutex
@@ -69,10 +75,16 @@ func NewRefs(config RefsConfig, pool *Pool, registerer prometheus.Registerer) *R
 		timeout:  config.PollTimeout,
 		clock:    config.Clock,
 		replicas: config.Replicas,
+		tracing:  config.Tracing,
 		pollers:  make(map[refKey]*poller),
 		polls: metrics.NewCounterVec(prometheus.CounterOpts{
 			Name: "kas_gitaly_polls_total",
 			Help: "Polls of refs, by result: moved, unmoved, problem (a person must act) or error (may pass).",
+		}, []string{"result"}),
+		seconds: metrics.NewHistogramVec(prometheus.HistogramOpts{
+			Name:    "kas_gitaly_poll_seconds",
+			Help:    "How long polls of refs took, waiting for rate limits included, by result.",
+			Buckets: prometheus.ExponentialBuckets(0.0005, 4, 9),
 		}, []string{"result"}),
 		running: metrics.NewGauge(prometheus.GaugeOpts{
 			Name: "kas_gitaly_pollers",
@@ -81,23 +93,15 @@ func NewRefs(config RefsConfig, pool *Pool, registerer prometheus.Registerer) *R
 	}
 }
 
-// Follow calls notify, one call at a time, with what ref names: first with what is
-// known already, or as soon as Gitaly has answered, then after each change. It
-// returns ctx's error when ctx ends, and not before.
-func (r *Refs) Follow(ctx context.Context, repo gitrepo.Repository, ref gitrepo.Ref, period time.Duration, notify func(gitrepo.Revision)) error {
-	f := &follower{period: period, box: make(chan gitrepo.Revision, 1)}
+// Follow has notify called, one call at a time, with what ref names: first with what is
+// known already, before Follow returns, or as soon as Gitaly has answered; then after each
+// change. notify must not block, nor call Refs: many follow one ref, and none of them has a
+// goroutine for it. stop is to be called once, whether or not ctx has ended; notify is not
+// called any more when it has returned.
+func (r *Refs) Follow(ctx context.Context, repo gitrepo.Repository, ref gitrepo.Ref, period time.Duration, notify func(gitrepo.Revision)) (stop func()) {
+	f := &follower{period: period, notify: notify}
 	p := r.join(ctx, refKey{repoKey: keyOf(repo), ref: ref}, repo, f)
-	defer r.leave(p, f)
-	for {
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case revision := <-f.box:
-			if ctx.Err() == nil {
-				notify(revision)
-			}
-		}
-	}
+	return func() { r.leave(p, f) }
 }
 
 // Lookup asks Gitaly once what ref names now, whether or not anybody follows it. The
@@ -112,12 +116,14 @@ func (r *Refs) Lookup(ctx context.Context, repo gitrepo.Repository, ref gitrepo.
 	return gitrepo.Revision{Ref: found, CommitID: commitID, DetectedAt: r.clock.Now()}, nil
 }
 
-// Poke polls the followed refs of the repositories that match, now.
-func (r *Refs) Poke(match func(gitlabapi.GitalyRepository) bool) {
+// Poke polls the followed refs of the repositories that match, now. What a poll finds then
+// is of the trace of traceparent, which may be empty.
+func (r *Refs) Poke(match func(gitlabapi.GitalyRepository) bool, traceparent string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, p := range r.pollers {
 		if match(p.repository().Repository) {
+			p.causes.add(traceparent)
 			p.poke()
 		}
 	}
@@ -134,8 +140,8 @@ func (r *Refs) join(ctx context.Context, key refKey, repo gitrepo.Repository, f 
 	p.add(repo, f) // before it begins: it is to know how often to poll
 	r.pollers[key] = p
 	r.running.Inc()
-	// The poller outlives its first follower where others have come.
-	ctx, p.cancel = context.WithCancel(context.WithoutCancel(ctx))
+	// The poller outlives its first follower where others have come, and keeps nothing of it.
+	ctx, p.cancel = context.WithCancel(grpctool.Detached(ctx))
 	go p.run(ctx)
 	return p
 }

@@ -1,10 +1,10 @@
 package gitaly_test
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -26,8 +26,8 @@ import (
 type follower struct {
 	t    *testing.T
 	news chan gitrepo.Revision
-	stop context.CancelFunc
-	done chan error
+	// end may be called more than once.
+	end func()
 }
 
 type refsFixture struct {
@@ -47,34 +47,10 @@ func startRefs(t *testing.T) *refsFixture {
 
 func (f *refsFixture) follow(ref gitrepo.Ref, every time.Duration) *follower {
 	f.t.Helper()
-	open := make(chan struct{})
-	close(open)
-	return f.followThrough(open, ref, every)
-}
-
-// followThrough returns a follower that, after taking note of a revision, waits
-// until gate is closed.
-func (f *refsFixture) followThrough(gate <-chan struct{}, ref gitrepo.Ref, every time.Duration) *follower {
-	f.t.Helper()
-	ctx, stop := context.WithCancel(f.t.Context())
-	fo := &follower{t: f.t, news: make(chan gitrepo.Revision, 100), stop: stop, done: make(chan error, 1)}
-	go func() {
-		fo.done <- f.refs.Follow(ctx, repo, ref, every, func(r gitrepo.Revision) {
-			fo.news <- r
-			<-gate
-		})
-	}()
+	fo := &follower{t: f.t, news: make(chan gitrepo.Revision, 100)}
+	fo.end = sync.OnceFunc(f.refs.Follow(f.t.Context(), repo, ref, every, func(r gitrepo.Revision) { fo.news <- r }))
 	f.t.Cleanup(fo.end)
 	return fo
-}
-
-// end ends the call, and waits for its end.
-func (f *follower) end() {
-	f.stop()
-	if err, ok := <-f.done; ok {
-		require.ErrorIs(f.t, err, context.Canceled)
-		close(f.done)
-	}
 }
 
 func (f *follower) next() gitrepo.Revision {
@@ -137,7 +113,7 @@ kas_gitaly_pollers 1
 # TYPE kas_gitaly_polls_total counter
 kas_gitaly_polls_total{result="moved"} 2
 kas_gitaly_polls_total{result="unmoved"} 3
-`)))
+`), "kas_gitaly_pollers", "kas_gitaly_polls_total"))
 }
 
 func TestFollow_ManyFollowersCostOnePoller(t *testing.T) {
@@ -177,22 +153,26 @@ func (f *refsFixture) followOnce(t *testing.T, name string) string {
 	return fo.next().CommitID
 }
 
-func TestFollow_ASlowFollowerMissesStepsAndDelaysNobody(t *testing.T) {
+func TestFollow_NothingIsToldAfterStop(t *testing.T) {
 	f := startRefs(t)
 	f.fake.commit("refs/heads/main", "one", nil)
-	gate := make(chan struct{})
-	slow, quick := f.followThrough(gate, gitrepo.Ref{}, period), f.follow(gitrepo.Ref{}, period)
-	assert.Equal(t, oid("one"), slow.next().CommitID)
-	assert.Equal(t, oid("one"), quick.next().CommitID)
-	for i, name := range []string{"two", "three", "four"} {
-		f.polled(infoRefs, i+1)
-		f.fake.commit("refs/heads/main", name, nil)
-		f.step(period)
-		assert.Equal(t, oid(name), quick.next().CommitID)
-	}
-	close(gate)
-	assert.Equal(t, oid("four"), slow.next().CommitID)
-	assert.Empty(t, slow.news)
+	leaves, stays := f.follow(gitrepo.Ref{}, period), f.follow(gitrepo.Ref{}, period)
+	assert.Equal(t, oid("one"), leaves.next().CommitID)
+	assert.Equal(t, oid("one"), stays.next().CommitID)
+	f.polled(infoRefs, 1)
+	leaves.end()
+	f.fake.commit("refs/heads/main", "two", nil)
+	f.step(period)
+	assert.Equal(t, oid("two"), stays.next().CommitID)
+	f.polled(infoRefs, 2) // all have been told
+	assert.Empty(t, leaves.news)
+}
+
+func TestFollow_TellsWhatIsKnownBeforeItReturns(t *testing.T) {
+	f := startRefs(t)
+	f.fake.commit("refs/heads/main", "one", nil)
+	f.follow(gitrepo.Ref{}, period).next()
+	assert.Len(t, f.follow(gitrepo.Ref{}, period).news, 1)
 }
 
 func TestFollow_Problems(t *testing.T) {
@@ -311,9 +291,9 @@ func TestPoke_PollsNow(t *testing.T) {
 	fo.next()
 	f.polled(infoRefs, 1)
 	f.fake.commit("refs/heads/main", "two", nil)
-	f.refs.Poke(func(r gitlabapi.GitalyRepository) bool { return r.GlProjectPath == "group/other" })
+	f.refs.Poke(func(r gitlabapi.GitalyRepository) bool { return r.GlProjectPath == "group/other" }, "")
 	assert.Equal(t, 1, f.fake.count(infoRefs))
-	f.refs.Poke(func(r gitlabapi.GitalyRepository) bool { return r.GlProjectPath == "group/a" })
+	f.refs.Poke(func(r gitlabapi.GitalyRepository) bool { return r.GlProjectPath == "group/a" }, "")
 	assert.Equal(t, oid("two"), fo.next().CommitID)
 }
 

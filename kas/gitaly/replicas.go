@@ -2,7 +2,6 @@ package gitaly
 
 import (
 	"bytes"
-	"context"
 	"crypto/sha256"
 	"encoding/base64"
 	"fmt"
@@ -12,8 +11,8 @@ import (
 
 // Replicas are the kas that act as one with this one. Their methods do not block.
 type Replicas interface {
-	// Turn takes part in who polls the ref of that name, until ctx ends and End is called.
-	Turn(ctx context.Context, name string) Turn
+	// Turn takes part in who polls the ref of that name, until End is called.
+	Turn(name string) Turn
 	// Tell has Refs.Heard of each other replica called with the message. It may get lost,
 	// and Heard(nil) is called where that may have happened.
 	Tell(message []byte)
@@ -24,7 +23,7 @@ type Turn interface {
 	// Theirs tells whether another replica polls the ref; false as well where that is not
 	// known. changed is closed when it may be different.
 	Theirs() (theirs bool, changed <-chan struct{})
-	// End waits until the part has ended.
+	// End ends the part. It is called once.
 	End()
 }
 
@@ -119,11 +118,11 @@ func (p *poller) tell(state string) {
 }
 
 // takeTurn returns the poller's part in who polls.
-func (p *poller) takeTurn(ctx context.Context) Turn {
+func (p *poller) takeTurn() Turn {
 	if p.refs.replicas == nil || p.key.ref.Commit != "" {
 		return alone{}
 	}
-	return p.refs.replicas.Turn(ctx, p.name)
+	return p.refs.replicas.Turn(p.name)
 }
 
 // leaves tells whether polling may be left to another replica: not while this one is in

@@ -1,7 +1,6 @@
 package gitaly_test
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"sync"
@@ -34,7 +33,7 @@ type replica struct {
 	tell func([]byte)
 }
 
-func (r *replica) Turn(_ context.Context, name string) gitaly.Turn {
+func (r *replica) Turn(name string) gitaly.Turn {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.name = name
@@ -156,7 +155,7 @@ func TestReplicas_TellEachOtherWhatIsNew(t *testing.T) {
 
 	// The one that does not poll may be the first to know.
 	gitaly.commit("refs/heads/main", "three", nil)
-	b.refs.Poke(func(gitlabapi.GitalyRepository) bool { return true })
+	b.refs.Poke(func(gitlabapi.GitalyRepository) bool { return true }, "")
 	assert.Equal(t, oid("three"), b.branch.next().CommitID)
 	assert.Equal(t, oid("three"), a.branch.next().CommitID)
 	a.polledItself(3)

@@ -45,6 +45,8 @@ type ClientConfig struct {
 	IdleTimeout time.Duration
 	// MaxConnections bounds how many there are: 512.
 	MaxConnections int
+	// Options are added to every connection's.
+	Options []grpc.DialOption
 	// Clock. Nil: the real one.
 	Clock clock.WithTicker
 }
@@ -229,7 +231,7 @@ func (c *Client) dial(to string) (*grpc.ClientConn, error) {
 		return nil, fmt.Errorf("the scheme of %q is neither grpc nor grpcs", to)
 	}
 	//nolint:wrapcheck // the caller says what was being done
-	return grpc.NewClient("dns:///"+where.Host,
+	return grpc.NewClient("dns:///"+where.Host, append([]grpc.DialOption{
 		grpc.WithTransportCredentials(transport),
 		grpc.WithPerRPCCredentials(grpctool.TokenCredentials{Token: c.signer.Token, Plaintext: where.Scheme == "grpc"}),
 		grpc.WithDefaultCallOptions(
@@ -242,7 +244,7 @@ func (c *Client) dial(to string) (*grpc.ClientConn, error) {
 		grpc.WithDisableServiceConfig(),
 		grpc.WithMaxHeaderListSize(maxHeaders),
 		grpc.WithInitialWindowSize(window),
-		grpc.WithInitialConnWindowSize(2*window),
+		grpc.WithInitialConnWindowSize(2 * window),
 		grpc.WithUserAgent("kas"),
-	)
+	}, c.cfg.Options...)...)
 }

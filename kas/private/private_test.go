@@ -23,7 +23,7 @@ import (
 func TestNewStream_CarriesEveryShapeOfRPC(t *testing.T) {
 	t.Parallel()
 	r := start(t)
-	ctx := metadata.AppendToOutgoingContext(within(t), "traceparent", "00-1", "kas-thing", "x", "authorization", "Bearer persons", "cookie", "c")
+	ctx := metadata.AppendToOutgoingContext(within(t), "traceparent", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", "kas-thing", "x", "authorization", "Bearer persons", "cookie", "c")
 	for _, size := range []int{0, 1 << 10, 1 << 20} {
 		out := &testgrpc.SimpleResponse{}
 		header, trailer, err := through{r, 7}.unary(ctx, testgrpc.TestService_UnaryCall_FullMethodName, &testgrpc.SimpleRequest{Payload: payload(size)}, out)
@@ -72,7 +72,7 @@ func TestNewStream_CarriesEveryShapeOfRPC(t *testing.T) {
 	require.EqualValues(t, 3, r.unary.Load())
 	for _, md := range r.agent.heard {
 		require.Equal(t, []string{"x"}, md.Get("kas-thing"))
-		require.Equal(t, []string{"00-1"}, md.Get("traceparent"))
+		require.Equal(t, []string{"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"}, md.Get("traceparent"))
 		for _, key := range []string{"authorization", "cookie", keyAgent, keyShape} {
 			require.Empty(t, md.Get(key), key)
 		}

@@ -41,6 +41,8 @@ type ServerConfig struct {
 	// Unary and Stream are called for calls that were let in.
 	Unary  []grpc.UnaryServerInterceptor
 	Stream []grpc.StreamServerInterceptor
+	// Options are added to the server's.
+	Options []grpc.ServerOption
 }
 
 // NewServer returns a server that passes RPCs on to agents. The caller registers more
@@ -53,6 +55,7 @@ func NewServer(cfg ServerConfig, agents Agents, log *zap.Logger) *grpc.Server {
 	f := &forwarder{agents: agents}
 	options := []grpc.ServerOption{
 		grpc.ForceServerCodecV2(grpctool.RawCodec()),
+		grpctool.ServerBuffers(),
 		grpc.UnknownServiceHandler(f.forward),
 		grpc.ChainUnaryInterceptor(append([]grpc.UnaryServerInterceptor{a.unary}, cfg.Unary...)...),
 		grpc.ChainStreamInterceptor(append([]grpc.StreamServerInterceptor{a.stream}, cfg.Stream...)...),
@@ -68,7 +71,7 @@ func NewServer(cfg ServerConfig, agents Agents, log *zap.Logger) *grpc.Server {
 	if cfg.TLS != nil {
 		options = append(options, grpc.Creds(credentials.NewTLS(cfg.TLS)))
 	}
-	server := grpc.NewServer(options...)
+	server := grpc.NewServer(append(options, cfg.Options...)...)
 	grpc_health_v1.RegisterHealthServer(server, health.NewServer()) // what pings ask
 	return server
 }

@@ -11,7 +11,18 @@ import (
 	"time"
 
 	"github.com/kas-agentk/kas/api/agentrpc"
+	"github.com/kas-agentk/kas/internal/answers"
 	"github.com/kas-agentk/kas/internal/gitlabapi"
+)
+
+const (
+	// maxAnswers bounds how many answers of one sort are remembered.
+	maxAnswers = 10_000
+	// maxAsking bounds how many questions of one sort RoR has at once, and askingWait how
+	// long a question waits until it is one of them: strangers who show thousands of tokens
+	// do not take RoR away from agents.
+	maxAsking  = 16
+	askingWait = 5 * time.Second
 )
 
 // roRAway is when clients should try again that came while RoR was away.
@@ -33,15 +44,16 @@ type grant struct {
 type access struct {
 	ror     RoR
 	metrics *metrics
-	users   *answers[gitlabapi.ProxyUser]
-	jobs    *answers[gitlabapi.AllowedAgents]
+	users   *answers.Answers[gitlabapi.ProxyUser]
+	jobs    *answers.Answers[gitlabapi.AllowedAgents]
 }
 
 func newAccess(cfg Config, ror RoR, m *metrics) *access {
+	remembering := answers.Config{Clock: cfg.Clock, TTL: cfg.TTL, ErrorTTL: cfg.ErrorTTL, Max: maxAnswers, MaxAsking: maxAsking, AskingWait: askingWait}
 	return &access{
 		ror: ror, metrics: m,
-		users: newAnswers[gitlabapi.ProxyUser](cfg.TTL, cfg.ErrorTTL, cfg.Clock),
-		jobs:  newAnswers[gitlabapi.AllowedAgents](cfg.TTL, cfg.ErrorTTL, cfg.Clock),
+		users: answers.New[gitlabapi.ProxyUser](remembering),
+		jobs:  answers.New[gitlabapi.AllowedAgents](remembering),
 	}
 }
 
@@ -55,7 +67,7 @@ func (a *access) authorize(ctx context.Context, c credential) (grant, error) {
 
 func (a *access) user(ctx context.Context, c credential) (grant, error) {
 	request := gitlabapi.ProxyUserRequest{AgentID: c.agentID, AccessType: gitlabapi.AccessType(c.kind), AccessKey: c.secret, CSRFToken: c.csrf}
-	user, hit, err := a.users.get(ctx, questionOf(c), func(ctx context.Context) (gitlabapi.ProxyUser, error) {
+	user, _, hit, err := a.users.Get(ctx, questionOf(c), func(ctx context.Context) (gitlabapi.ProxyUser, error) {
 		return a.ror.AuthorizeProxyUser(ctx, request)
 	})
 	a.count(c.kind, hit, err)
@@ -76,7 +88,7 @@ func (a *access) user(ctx context.Context, c credential) (grant, error) {
 }
 
 func (a *access) job(ctx context.Context, c credential) (grant, error) {
-	allowed, hit, err := a.jobs.get(ctx, questionOf(c), func(ctx context.Context) (gitlabapi.AllowedAgents, error) {
+	allowed, _, hit, err := a.jobs.Get(ctx, questionOf(c), func(ctx context.Context) (gitlabapi.AllowedAgents, error) {
 		return a.ror.AllowedAgents(ctx, c.secret)
 	})
 	a.count(c.kind, hit, err)
@@ -103,7 +115,7 @@ func (a *access) count(by kind, hit bool, err error) {
 	switch {
 	case hit:
 		how = "hit"
-	case err != nil && !isRefusal(err):
+	case err != nil && !gitlabapi.IsRefusal(err):
 		how = "failed"
 	}
 	a.metrics.authorizations.WithLabelValues(string(by), how).Inc()
@@ -135,7 +147,7 @@ func refusedBy(err error, c credential) error {
 
 // questionOf is what RoR is asked about a credential. Its answer about a job is about all
 // agents.
-func questionOf(c credential) question {
+func questionOf(c credential) answers.Question {
 	h := sha256.New()
 	agentID := c.agentID
 	if c.kind == byJob {
@@ -150,7 +162,7 @@ func questionOf(c credential) question {
 	var id [8]byte
 	binary.BigEndian.PutUint64(id[:], uint64(agentID))
 	_, _ = h.Write(id[:])
-	return question(h.Sum(nil))
+	return answers.Question(h.Sum(nil))
 }
 
 // hashOf stands for a person or a job.

@@ -19,7 +19,8 @@
 //     itself nobody becomes a third by headers of their own (kubectl --as).
 //   - Secrets are kept as hashes: of what was asked of RoR, only a SHA-256 is remembered.
 //   - Bodies stream, both ways and independently; of each direction at most a message or two
-//     is held here. A client that does not read holds up its own stream of the tunnel.
+//     is held here, and of what goes to a client by TLS two batches beside (batch.go). A client
+//     that does not read holds up its own stream of the tunnel.
 //   - An answer that breaks off breaks the client's connection (or HTTP/2 stream): a part of
 //     an answer is never taken for the whole.
 //   - A request ends the agent's RPC when it ends, however it ends.
@@ -32,8 +33,9 @@
 // A request runs in net/http's goroutine, which writes the answer. One more receives it from
 // the agent while this one writes, one sends the body, if there is one, and one rechecks a
 // request that lasts; all end before the request does. An upgraded connection has two, for its
-// two directions, and the one that rechecks. A question to
-// RoR has a goroutine, because several requests may wait for it; it ends by RoR's client.
+// two directions, and the one that rechecks. A TLS connection has one while batches of records
+// wait for it. A question to RoR has a goroutine, because several requests may wait for it; it
+// ends by RoR's client.
 // Server.Run serves a listener and returns when all its requests have ended: when its context
 // ends, watches and upgraded connections are ended at once, others have DrainGrace.
 package proxy

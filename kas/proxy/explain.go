@@ -31,7 +31,7 @@ func whyEnded(client, ctx context.Context, err error) error {
 func explain(ctx context.Context, err error, begun bool) error {
 	var why *refusal
 	switch cause := context.Cause(ctx); {
-	case errors.As(cause, &why):
+	case errors.As(cause, &why), errors.As(err, &why):
 		return why
 	case errors.Is(err, errDraining), errors.Is(cause, errDraining):
 		return refuseFor(time.Second, http.StatusServiceUnavailable, "%v: try again", errDraining)

@@ -95,12 +95,24 @@ func isTrue(values []string) bool {
 	return len(values) > 0 && values[0] != "false" && values[0] != "0"
 }
 
-// open begins an RPC with an agent, for which it waits.
+// open begins an RPC with an agent, for which it waits if there is hope.
 func (s *Server) open(ctx context.Context, cancel context.CancelCauseFunc, agentID int64) (grpc.ClientStream, error) {
-	patience := s.cfg.Clock.AfterFunc(s.cfg.AgentWait, func() { cancel(errNoAgent) })
+	wait, why := s.cfg.AgentWait, errNoAgent
+	switch standing := s.presence.Of(ctx, agentID); {
+	case standing == Absent, standing == Expected && s.cfg.ReconnectWait <= 0:
+		return nil, notConnected(agentID, "")
+	case standing == Expected:
+		wait = s.cfg.ReconnectWait
+		why = notConnected(agentID, fmt.Sprintf(", and has not come back within %s", wait))
+	}
+	patience := s.cfg.Clock.AfterFunc(wait, func() { cancel(why) })
 	defer patience.Stop()
 	codec := grpc.ForceCodecV2(grpctool.RawCodec())
 	return s.agents.Conn(agentID).NewStream(ctx, &doDesc, agentrpc.KubernetesApi_Do_FullMethodName, codec) //nolint:wrapcheck // explain says it for people
+}
+
+func notConnected(agentID int64, more string) error {
+	return refuse(http.StatusServiceUnavailable, "agent %d is not connected%s: does agentk run in the cluster, and does it reach kas?", agentID, more)
 }
 
 // head is the first message of a request.

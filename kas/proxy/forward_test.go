@@ -242,32 +242,54 @@ func TestForward_AnswersWithoutBodies(t *testing.T) {
 	}
 }
 
-func TestForward_WaitsForTheAgentAWhile(t *testing.T) {
+func TestForward_NobodyWaitsForAnAgentThatIsAway(t *testing.T) {
 	h := start(t, answering(200))
-	response, body := h.get("/", "Authorization", "", "Authorization", "Bearer pat:8:good")
-	refused(t, response, body, 503, "agent 8 is not connected")
-	require.Empty(t, response.Header.Get("Retry-After"), "kubectl would wait again and again")
-	type answered struct {
-		response reply
-		body     string
+	for agent, part := range map[string]string{
+		"8":  "agent 8 is not connected",
+		"10": "agent 10 is not connected: does agentk run in the cluster",
+		"11": "agent 11 is not connected", // nor for one that is expected, as there is no ReconnectWait
+	} {
+		response, body := h.get("/", "Authorization", "", "Authorization", "Bearer pat:"+agent+":good")
+		refused(t, response, body, 503, part)
+		require.Empty(t, response.Header.Get("Retry-After"), "kubectl would wait again and again")
 	}
-	done := make(chan answered, 1)
-	r := h.request(http.MethodGet, "/", nil, "Authorization", "", "Authorization", "Bearer pat:9:good")
-	go func() {
-		response, body := h.do(r)
-		done <- answered{response, body}
-	}()
-	testkit.Eventually(t, func() error {
-		if !h.clock.HasWaiters() {
-			return errors.New("nobody waits")
-		}
-		return nil
-	})
-	h.clock.Step(14 * time.Second)
-	require.Empty(t, done)
-	h.clock.Step(time.Second)
-	got := <-done
-	refused(t, got.response, got.body, 503, "is the agent connected?")
+}
+
+func TestForward_WaitsForTheAgentAWhile(t *testing.T) {
+	for name, row := range map[string]struct {
+		agent string
+		wait  time.Duration
+		why   string
+	}{
+		"one that is connected, and busy": {"9", 15 * time.Second, "is the agent connected?"},
+		"one that is expected back":       {"11", 5 * time.Second, "agent 11 is not connected, and has not come back within 5s"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			h := start(t, answering(200), func(c *Config) { c.ReconnectWait = 5 * time.Second })
+			type answered struct {
+				response reply
+				body     string
+			}
+			done := make(chan answered, 1)
+			r := h.request(http.MethodGet, "/", nil, "Authorization", "", "Authorization", "Bearer pat:"+row.agent+":good")
+			go func() {
+				response, body := h.do(r)
+				done <- answered{response, body}
+			}()
+			testkit.Eventually(t, func() error {
+				if !h.clock.HasWaiters() {
+					return errors.New("nobody waits")
+				}
+				return nil
+			})
+			h.clock.Step(row.wait - time.Second)
+			require.Empty(t, done)
+			h.clock.Step(time.Second)
+			got := <-done
+			refused(t, got.response, got.body, 503, row.why)
+		})
+	}
 }
 
 func TestForward_ByHTTP2AsWell(t *testing.T) {

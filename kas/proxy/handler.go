@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"go.opentelemetry.io/otel/trace"
 	"go.uber.org/zap"
 )
 
@@ -21,6 +22,8 @@ type exchange struct {
 	// code that the head of the answer has; zero: none is on its way.
 	code int
 	err  error
+	// span of the request. Of one that lasts, or that is not traced, it is none.
+	span trace.Span
 	// hijacked: net/http has no say in the connection any more.
 	hijacked bool
 }
@@ -37,6 +40,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	defer end()
 	x := &exchange{began: s.cfg.Clock.Now(), access: byNothing}
+	r = s.trace(r, x)
 	s.metrics.running.Inc()
 	defer func() { s.ended(r, x, recover()) }()
 	s.share(w, r)
@@ -112,6 +116,7 @@ func (s *Server) target(r *http.Request) (string, error) {
 func (s *Server) ended(r *http.Request, x *exchange, panicked any) {
 	s.metrics.running.Dec()
 	s.metrics.ended(x.access, x.code)
+	traced(x)
 	if panicked != nil && panicked != http.ErrAbortHandler { //nolint:errorlint // it is a value that was thrown
 		s.log.Error("A request to the Kubernetes API proxy panicked", zap.Any("panic", panicked), zap.ByteString("stack", debug.Stack()))
 		panicked = http.ErrAbortHandler

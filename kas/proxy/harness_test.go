@@ -121,7 +121,7 @@ type fakeAgents struct {
 	conn grpc.ClientConnInterface
 }
 
-// Conn implements Agents. Agent 8 is not connected; agent 9 makes its callers wait.
+// Conn implements Agents. Agent 8 cannot be reached; agents 9 and 11 make their callers wait.
 func (f *fakeAgents) Conn(agentID int64) grpc.ClientConnInterface {
 	if agentID == 7 {
 		return f.conn
@@ -136,11 +136,21 @@ func (a away) Invoke(context.Context, string, any, any, ...grpc.CallOption) erro
 }
 
 func (a away) NewStream(ctx context.Context, _ *grpc.StreamDesc, _ string, _ ...grpc.CallOption) (grpc.ClientStream, error) {
-	if a == 9 {
+	if a == 9 || a == 11 {
 		<-ctx.Done()
 		return nil, status.FromContextError(ctx.Err()).Err()
 	}
 	return nil, status.Errorf(codes.Unavailable, "agent %d is not connected", int64(a))
+}
+
+// fakePresence has agents connected but for some.
+type fakePresence struct{ others map[int64]Standing }
+
+func (f fakePresence) Of(_ context.Context, agentID int64) Standing {
+	if standing, ok := f.others[agentID]; ok {
+		return standing
+	}
+	return Connected
 }
 
 // harness is a proxy that runs, with an agent that a test plays.
@@ -184,7 +194,7 @@ func start(tb testing.TB, agent agentFunc, change ...func(*Config)) *harness {
 	}
 	var err error
 	h.server, err = NewServer(cfg, Collaborators{
-		RoR: h.ror, Agents: &fakeAgents{conn: serveAgent(tb, agent)}, Limiter: h.limiter, Registerer: h.metrics, Log: testkit.Logger(tb),
+		RoR: h.ror, Agents: &fakeAgents{conn: serveAgent(tb, agent)}, Presence: fakePresence{map[int64]Standing{10: Absent, 11: Expected}}, Limiter: h.limiter, Registerer: h.metrics, Log: testkit.Logger(tb),
 	})
 	require.NoError(tb, err)
 	l, err := (&net.ListenConfig{}).Listen(tb.Context(), "tcp", "127.0.0.1:0")

@@ -18,6 +18,7 @@ import (
 	"k8s.io/utils/clock"
 
 	"github.com/kas-agentk/kas/internal/gitlabapi"
+	"github.com/kas-agentk/kas/internal/tracing"
 )
 
 const (
@@ -47,6 +48,30 @@ type Agents interface {
 	Conn(agentID int64) grpc.ClientConnInterface
 }
 
+// Standing is whether an agent is connected.
+type Standing int
+
+const (
+	// Absent is connected to no kas, and was not lately.
+	Absent Standing = iota
+	// Expected is not connected, and was lately, or may have been.
+	Expected
+	// Connected is connected, to whichever kas.
+	Connected
+)
+
+// Presence says whether agents are connected.
+type Presence interface {
+	// Of returns at once or soon.
+	Of(ctx context.Context, agentID int64) Standing
+}
+
+// everywhere has all agents connected.
+type everywhere struct{}
+
+// Of implements Presence.
+func (everywhere) Of(context.Context, int64) Standing { return Connected }
+
 // Limiter bounds how many requests one person or CI job makes.
 type Limiter interface {
 	// Allow counts a request. key stands for who makes it and is no secret. Where it is one
@@ -64,12 +89,17 @@ type Config struct {
 	// TTL is how long RoR's answers are believed, ErrorTTL how long its refusals. Zero: not
 	// at all. Long requests are authorised anew each TTL, and at most every ten seconds.
 	TTL, ErrorTTL time.Duration
-	// AgentWait is how long a request waits for its agent: 15 s.
+	// AgentWait is how long a request waits for its agent, which is connected, to take it:
+	// 15 s.
 	AgentWait time.Duration
+	// ReconnectWait is how long it waits for one that is expected. Zero: not at all.
+	ReconnectWait time.Duration
 	// DrainGrace is how long requests may go on when Run's context has ended: 5 s.
 	DrainGrace time.Duration
 	// TLS of the listener. Nil: plaintext.
 	TLS *tls.Config
+	// Tracing makes a span of each request that ends soon. Nil: nothing does.
+	Tracing *tracing.Tracing
 	// Clock. Nil: the real one.
 	Clock clock.WithTickerAndDelayedExecution
 }
@@ -88,6 +118,7 @@ func (c Config) withDefaults() Config {
 type Collaborators struct {
 	RoR        RoR
 	Agents     Agents
+	Presence   Presence // nil: all agents are connected, as far as anybody knows
 	Limiter    Limiter
 	Registerer prometheus.Registerer
 	Log        *zap.Logger
@@ -95,14 +126,15 @@ type Collaborators struct {
 
 // Server is the proxy. It is an http.Handler for Run's server.
 type Server struct {
-	cfg     Config
-	prefix  string // without the slash at its end
-	agents  Agents
-	limiter Limiter
-	log     *zap.Logger
-	metrics *metrics
-	access  *access
-	running *running
+	cfg      Config
+	prefix   string // without the slash at its end
+	agents   Agents
+	presence Presence
+	limiter  Limiter
+	log      *zap.Logger
+	metrics  *metrics
+	access   *access
+	running  *running
 }
 
 // NewServer returns a Server.
@@ -112,9 +144,12 @@ func NewServer(cfg Config, with Collaborators) (*Server, error) {
 		return nil, err
 	}
 	cfg = cfg.withDefaults()
+	if with.Presence == nil {
+		with.Presence = everywhere{}
+	}
 	return &Server{
 		cfg: cfg, prefix: strings.TrimSuffix(cfg.URLPathPrefix, "/"),
-		agents: with.Agents, limiter: with.Limiter, log: with.Log,
+		agents: with.Agents, presence: with.Presence, limiter: with.Limiter, log: with.Log,
 		metrics: m, access: newAccess(cfg, with.RoR, m), running: newRunning(),
 	}, nil
 }
@@ -136,9 +171,11 @@ func (s *Server) Run(ctx context.Context, l net.Listener) error {
 		},
 		ErrorLog: strangers,
 	}
+	batches := &batching{Listener: l}
+	defer batches.sending.Wait() // all connections are closed then
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
-		if err := s.serve(server, l); !errors.Is(err, http.ErrServerClosed) {
+		if err := s.serve(server, batches); !errors.Is(err, http.ErrServerClosed) {
 			return fmt.Errorf("serve the Kubernetes API proxy: %w", err)
 		}
 		return nil
@@ -151,11 +188,11 @@ func (s *Server) Run(ctx context.Context, l net.Listener) error {
 	return g.Wait()
 }
 
-func (s *Server) serve(server *http.Server, l net.Listener) error {
+func (s *Server) serve(server *http.Server, l *batching) error {
 	if s.cfg.TLS != nil {
 		return server.ServeTLS(l, "", "") //nolint:wrapcheck // Run says what it was about
 	}
-	return server.Serve(l) //nolint:wrapcheck // Run says what it was about
+	return server.Serve(l.Listener) //nolint:wrapcheck // Run says what it was about
 }
 
 // drain lets requests end, and ends those that do not in time.

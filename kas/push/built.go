@@ -18,7 +18,9 @@ type built struct {
 	commitID   string
 	ref        string
 	detectedAt time.Time
-	set        manifests.Set
+	// traceparent is the W3C trace context of its making. Empty: it is not traced.
+	traceparent string
+	set         manifests.Set
 	// digests of the set.
 	digests map[manifests.Digest]struct{}
 	// note is worth knowing for people. Empty: nothing.

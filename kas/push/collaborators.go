@@ -31,9 +31,9 @@ type Access interface {
 // Refs and Content together are one.
 type Source interface {
 	Follow(ctx context.Context, repo gitrepo.Repository, ref gitrepo.Ref, period time.Duration,
-		notify func(gitrepo.Revision)) error
+		notify func(gitrepo.Revision)) (stop func())
 	Lookup(ctx context.Context, repo gitrepo.Repository, ref gitrepo.Ref) (gitrepo.Revision, error)
-	Poke(match func(gitlabapi.GitalyRepository) bool)
+	Poke(match func(gitlabapi.GitalyRepository) bool, traceparent string)
 	Files(ctx context.Context, repo gitrepo.Repository, commitID string) ([]gitrepo.File, error)
 	Blobs(ctx context.Context, repo gitrepo.Repository, oids []string, maxSize int64,
 		yield func(oid string, data []byte, size int64) error) error

@@ -14,6 +14,7 @@ import (
 	"github.com/kas-agentk/kas/api/agentrpc"
 	"github.com/kas-agentk/kas/internal/gitlabapi"
 	"github.com/kas-agentk/kas/internal/logging"
+	"github.com/kas-agentk/kas/internal/tracing"
 )
 
 const (
@@ -254,7 +255,7 @@ func (s *stream) look(ctx context.Context) error {
 	}
 	s.server.feeds.source.Poke(func(r gitlabapi.GitalyRepository) bool {
 		return r.StorageName == fd.repo.Repository.StorageName && r.RelativePath == fd.repo.Repository.RelativePath
-	})
+	}, tracing.Traceparent(ctx))
 	timer := s.server.clock.NewTimer(lookTime)
 	defer timer.Stop()
 	for {

@@ -9,11 +9,12 @@
 // asked.
 //
 // Agents that ask for the same thing (repository, ref, paths, default namespace)
-// share one feed: a goroutine that follows the ref, and one that reads the files,
-// builds the set and publishes it. The feed starts with its first stream and has
-// ended when its last stream's Connect returns. Each stream has gRPC's own goroutine,
-// which sends, one that receives, and for the length of a recheck one that asks RoR;
-// Server.Run returns when all of them have ended.
+// share one feed: a goroutine that is told where the ref is, reads the files, builds
+// the set and publishes it. The feed starts with its first stream and has ended when
+// its last stream's Connect returns. Each stream has gRPC's own goroutine, which only
+// waits, one that receives, and for as long as it takes one that does what the first
+// or the second wants done (sends a set, takes a report, asks RoR, ...): see
+// grpctool.Aside. Server.Run returns when all of them have ended.
 //
 // Invariants:
 //   - The agent holds exactly the digests of the last whole set that it received;

@@ -31,45 +31,29 @@ type repository struct {
 	tip       *gitrepo.Revision            // what the next Poke shows; nil: nothing new
 	commits   map[string]map[string]string // by commit ID: contents by path
 	broken    error                        // what Files and Blobs return
-	followers map[chan gitrepo.Revision]struct{}
+	followers map[int]func(gitrepo.Revision)
 	follows   int
 	walks     int
 	fetched   []string // contents, as Blobs gave them
 }
 
 func newRepository() *repository {
-	return &repository{commits: map[string]map[string]string{}, followers: map[chan gitrepo.Revision]struct{}{}}
+	return &repository{commits: map[string]map[string]string{}, followers: map[int]func(gitrepo.Revision){}}
 }
 
-func offer(box chan gitrepo.Revision, revision gitrepo.Revision) {
-	select {
-	case <-box:
-	default:
-	}
-	box <- revision
-}
-
-func (r *repository) Follow(ctx context.Context, _ gitrepo.Repository, _ gitrepo.Ref, _ time.Duration, notify func(gitrepo.Revision)) error {
-	box := make(chan gitrepo.Revision, 1)
+func (r *repository) Follow(_ context.Context, _ gitrepo.Repository, _ gitrepo.Ref, _ time.Duration, notify func(gitrepo.Revision)) (stop func()) {
 	r.mu.Lock()
+	defer r.mu.Unlock()
 	r.follows++
-	r.followers[box] = struct{}{}
+	follower := r.follows
+	r.followers[follower] = notify
 	if r.revision != nil {
-		offer(box, *r.revision)
+		notify(*r.revision)
 	}
-	r.mu.Unlock()
-	defer func() {
+	return func() {
 		r.mu.Lock()
 		defer r.mu.Unlock()
-		delete(r.followers, box)
-	}()
-	for {
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case revision := <-box:
-			notify(revision)
-		}
+		delete(r.followers, follower)
 	}
 }
 
@@ -77,8 +61,8 @@ func (r *repository) set(revision gitrepo.Revision) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.revision = &revision
-	for box := range r.followers {
-		offer(box, revision)
+	for _, notify := range r.followers {
+		notify(revision)
 	}
 }
 
@@ -129,7 +113,7 @@ func (r *repository) Lookup(_ context.Context, _ gitrepo.Repository, ref gitrepo
 }
 
 // Poke shows followers the tip.
-func (r *repository) Poke(match func(gitlabapi.GitalyRepository) bool) {
+func (r *repository) Poke(match func(gitlabapi.GitalyRepository) bool, _ string) {
 	r.mu.Lock()
 	tip := r.tip
 	r.tip = nil

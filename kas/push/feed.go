@@ -15,8 +15,10 @@ import (
 	"k8s.io/utils/clock"
 
 	"github.com/kas-agentk/kas/internal/gitrepo"
+	"github.com/kas-agentk/kas/internal/grpctool"
 	"github.com/kas-agentk/kas/internal/logging"
 	"github.com/kas-agentk/kas/internal/retry"
+	"github.com/kas-agentk/kas/internal/tracing"
 	"github.com/kas-agentk/kas/manifests"
 	"github.com/kas-agentk/kas/manifests/render"
 )
@@ -57,6 +59,7 @@ type feeds struct {
 	clock   clock.WithTicker
 	metrics *metrics
 	log     *zap.Logger
+	tracing *tracing.Tracing
 	// renderer is shared by all feeds, so that it bounds what is rendered at once.
 	renderer *render.Renderer
 
@@ -76,8 +79,9 @@ func (f *feeds) join(ctx context.Context, repo gitrepo.Repository, w *wish) *fee
 			changed: make(chan struct{}), done: make(chan struct{}), box: make(chan gitrepo.Revision, 1),
 			log: f.log.With(zap.String("repository", repo.Repository.GlProjectPath), zap.Stringer("ref", w.ref)),
 		}
-		// The feed outlives the stream that starts it where others have come.
-		ctx, fd.cancel = context.WithCancel(context.WithoutCancel(ctx))
+		// The feed outlives the stream that starts it where others have come, and keeps
+		// nothing of it.
+		ctx, fd.cancel = context.WithCancel(grpctool.Detached(ctx))
 		f.open[key] = fd
 		f.metrics.feeds.Inc()
 		go fd.run(ctx)
@@ -163,19 +167,13 @@ func (f *feed) publish(v *view) {
 // run follows the ref and builds the sets, until ctx ends.
 func (f *feed) run(ctx context.Context) {
 	defer close(f.done)
-	followed := make(chan struct{})
-	go func() {
-		defer close(followed)
-		err := f.feeds.source.Follow(ctx, f.repo, f.ref, f.feeds.period, f.offer)
-		if ctx.Err() == nil {
-			f.log.Error("Following a ref ended by itself", zap.Error(err))
-		}
-	}()
+	stop := f.feeds.source.Follow(ctx, f.repo, f.ref, f.feeds.period, f.offer)
+	defer stop()
 	f.build(ctx)
-	<-followed
 }
 
-// offer puts a revision in place of the one that was not taken.
+// offer puts a revision in place of the one that was not taken. It does not block: it is
+// called once at a time.
 func (f *feed) offer(revision gitrepo.Revision) {
 	select {
 	case <-f.box:
@@ -221,7 +219,7 @@ func (f *feed) take(ctx context.Context, revision gitrepo.Revision) bool {
 		return true
 	}
 	began := f.feeds.clock.Now()
-	set, err := f.read(ctx, revision.CommitID)
+	set, traceparent, err := f.parse(ctx, revision)
 	took := f.feeds.clock.Since(began)
 	switch {
 	case ctx.Err() != nil:
@@ -247,6 +245,7 @@ func (f *feed) take(ctx context.Context, revision gitrepo.Revision) bool {
 	f.log.Info("New commit, object set built", logging.Commit(revision.CommitID), zap.Time("detected_at", revision.DetectedAt),
 		zap.Int("objects", len(set.Objects)), zap.Int("mistakes", len(set.Errors)), zap.Duration("took", took))
 	f.built = newBuilt(revision, set, f.note(&set))
+	f.built.traceparent = traceparent
 	v.built = f.built
 	f.publish(v)
 	return true

@@ -12,6 +12,7 @@ type metrics struct {
 	objects prometheus.Counter
 	bytes   prometheus.Counter
 	latency prometheus.Histogram
+	sending prometheus.Histogram
 	builds  *prometheus.CounterVec
 	seconds prometheus.Histogram
 	parsed  prometheus.Counter
@@ -29,6 +30,10 @@ func newMetrics(registerer prometheus.Registerer) *metrics {
 		latency: m.NewHistogram(prometheus.HistogramOpts{
 			Name: "kas_push_latency_seconds", Help: "From the moment that the ref was seen at a commit until its whole set was sent to an agent that was connected then.",
 			Buckets: prometheus.ExponentialBuckets(0.005, 2, 14),
+		}),
+		sending: m.NewHistogram(prometheus.HistogramOpts{
+			Name: "kas_push_send_seconds", Help: "How long it took to send an object set to an agent.",
+			Buckets: prometheus.ExponentialBuckets(0.0005, 4, 10),
 		}),
 		builds: m.NewCounterVec(prometheus.CounterOpts{Name: "kas_push_set_builds_total", Help: "Object sets built, by result: ok, mistakes (in the repository) or error (reading from Gitaly)."}, []string{"result"}),
 		seconds: m.NewHistogram(prometheus.HistogramOpts{

@@ -18,14 +18,14 @@ type rechecks struct {
 	// timer fires when the next is due.
 	timer clock.Timer
 	// results has room for one.
-	results chan access
+	results chan *access
 	// under way, and to be followed by another: it may have asked too early.
 	underWay, again bool
 }
 
 func (s *stream) newRechecks() *rechecks {
 	return &rechecks{
-		stream: s, timer: s.server.clock.NewTimer(s.untilRecheck()), results: make(chan access, 1),
+		stream: s, timer: s.server.clock.NewTimer(s.untilRecheck()), results: make(chan *access, 1),
 	}
 }
 

@@ -16,6 +16,7 @@ import (
 
 	"github.com/kas-agentk/kas/api/agentrpc"
 	"github.com/kas-agentk/kas/internal/grpctool"
+	"github.com/kas-agentk/kas/internal/tracing"
 	"github.com/kas-agentk/kas/manifests"
 	"github.com/kas-agentk/kas/manifests/render"
 )
@@ -35,6 +36,8 @@ type Config struct {
 	// RenderCommand starts a process that renders: see render.Config. Nil: rendering is
 	// done in this process.
 	RenderCommand func(context.Context) *exec.Cmd
+	// Tracing makes spans of what is done for a commit. Nil: nothing does.
+	Tracing *tracing.Tracing
 	// Clock. Nil: the real one.
 	Clock clock.WithTicker
 }
@@ -114,6 +117,7 @@ func NewServer(config Config, with Collaborators) *Server {
 			clock:   config.Clock,
 			metrics: m,
 			log:     with.Log,
+			tracing: config.Tracing,
 			renderer: render.New(render.Config{
 				Limits: config.Limits, Timeout: cmp.Or(config.RenderTimeout, DefaultRenderTimeout), Parallel: parallelRenders,
 				Command: config.RenderCommand, Memory: renderMemory,
@@ -153,18 +157,13 @@ func (s *Server) Connect(rpc grpc.BidiStreamingServer[agentrpc.ConnectRequest, a
 		return err
 	}
 	defer s.streams.Done()
-	ctx := rpc.Context()
-	token, err := grpctool.BearerToken(ctx)
-	if err != nil {
-		return status.Error(codes.Unauthenticated, err.Error())
-	}
-	agent, err := s.access.Agent(ctx, token)
-	if err != nil {
-		return refusal(err)
+	st := newStream(s, rpc)
+	if err := grpctool.Aside(st.authenticate); err != nil {
+		return err
 	}
 	s.metrics.streams.Inc()
 	defer s.metrics.streams.Dec()
-	return newStream(s, rpc, token, agent).run(ctx)
+	return st.run(rpc.Context())
 }
 
 // refusal returns the status that ends a stream for an error of Access.

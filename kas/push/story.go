@@ -10,6 +10,7 @@ import (
 	"github.com/kas-agentk/kas/api/agentrpc"
 	"github.com/kas-agentk/kas/api/syncstatus"
 	"github.com/kas-agentk/kas/internal/logging"
+	"github.com/kas-agentk/kas/internal/tracing"
 )
 
 // story tells the log how each set fares with an agent: that it was sent, and once for
@@ -25,6 +26,10 @@ type story struct {
 	commit     string
 	detectedAt time.Time
 	told       map[syncstatus.State]struct{}
+	// traceparent that the agent was sent. Empty: the set is not traced. reports is how many
+	// of them are spans.
+	traceparent string
+	reports     int
 }
 
 // logger is made when it is used: there are many streams, and it takes a kilobyte.
@@ -33,16 +38,29 @@ func (s *story) logger() *zap.Logger {
 }
 
 // begin is called before a set is sent: the agent may speak of it before all is said.
-func (s *story) begin(b *built) {
+func (s *story) begin(b *built, traceparent string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.commit, s.detectedAt, s.told = b.commitID, b.detectedAt, make(map[syncstatus.State]struct{})
+	s.traceparent, s.reports = traceparent, 0
 }
 
 func (s *story) sent(b *built, fresh *delta) {
 	s.logger().Info("Object set sent", logging.Commit(b.commitID), zap.Int("objects", len(b.set.Objects)),
 		zap.Int("objects_sent", fresh.objects), zap.Int("bytes_sent", fresh.bytes),
 		zap.Duration("since_detected", s.clock.Since(b.detectedAt)))
+}
+
+// traces says whether a report is to be a span: it is of the trace that the agent was told
+// of, and not one of too many.
+func (s *story) traces(traceparent string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.reports == maxTraced || !tracing.SameTrace(s.traceparent, traceparent) {
+		return false
+	}
+	s.reports++
+	return true
 }
 
 func (s *story) reported(r *agentrpc.Report) {

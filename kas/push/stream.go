@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	tracecodes "go.opentelemetry.io/otel/codes"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -18,10 +19,11 @@ import (
 	"github.com/kas-agentk/kas/api/syncstatus"
 	"github.com/kas-agentk/kas/internal/gitlabapi"
 	"github.com/kas-agentk/kas/internal/gitrepo"
+	"github.com/kas-agentk/kas/internal/grpctool"
 )
 
-// stream is one open Connect. Its methods run in Connect's goroutine, but for
-// receive.
+// stream is one open Connect. Its methods run in Connect's goroutine, or aside while that
+// waits for them, but for receive.
 type stream struct {
 	server *Server
 	rpc    grpc.BidiStreamingServer[agentrpc.ConnectRequest, agentrpc.ConnectResponse]
@@ -40,7 +42,7 @@ type stream struct {
 	sent   *built
 	sentAt time.Time
 
-	// story is there before ready is closed.
+	// story is there once the stream is open.
 	story *story
 
 	// orders are for the stream's own goroutine, between two sets.
@@ -56,50 +58,91 @@ type stream struct {
 	waiting map[string]chan<- *agentrpc.ConnectRequest
 }
 
-func newStream(server *Server, rpc grpc.BidiStreamingServer[agentrpc.ConnectRequest, agentrpc.ConnectResponse], token string, agent gitlabapi.AgentInfo) *stream {
+func newStream(server *Server, rpc grpc.BidiStreamingServer[agentrpc.ConnectRequest, agentrpc.ConnectResponse]) *stream {
 	return &stream{
-		server: server, rpc: rpc, token: token, agent: agent, rechecked: server.access.Rechecked(agent.AgentID),
+		server: server, rpc: rpc,
 		orders: make(chan order), comparing: make(chan struct{}, 1), gone: make(chan struct{}),
 		waiting: make(map[string]chan<- *agentrpc.ConnectRequest),
 	}
 }
 
-// run serves the stream until the agent hangs up, loses its access, or kas stops.
+// authenticate learns whose stream it is.
+func (s *stream) authenticate() error {
+	ctx := s.rpc.Context()
+	var err error
+	if s.token, err = grpctool.BearerToken(ctx); err != nil {
+		return status.Error(codes.Unauthenticated, err.Error())
+	}
+	if s.agent, err = s.server.access.Agent(ctx, s.token); err != nil {
+		return refusal(err)
+	}
+	s.rechecked = s.server.access.Rechecked(s.agent.AgentID)
+	return nil
+}
+
+// run serves the stream until the agent hangs up or loses its access, kas stops, or ctx ends.
 func (s *stream) run(ctx context.Context) error {
-	hello := make(chan *agentrpc.ConnectRequest) // closed when receiving has ended
-	ready := make(chan struct{})
+	switch err := s.greet(ctx); {
+	case errors.Is(err, io.EOF):
+		return nil // it has left without a word
+	case err != nil:
+		return err
+	}
+	defer s.end()
 	ended := make(chan error, 1)
 	s.server.streams.Add(1)
 	go func() { // Recv returns when Connect has returned, at the latest
 		defer s.server.streams.Done()
-		ended <- s.receive(ctx, hello, ready)
+		ended <- s.receive(ctx)
+	}()
+	return s.serve(ctx, ended)
+}
+
+// greet waits for Hello and opens the stream. io.EOF: none came.
+func (s *stream) greet(ctx context.Context) error {
+	type first struct {
+		request *agentrpc.ConnectRequest
+		err     error
+	}
+	came := make(chan first, 1)
+	s.server.streams.Add(1)
+	go func() { // as above
+		defer s.server.streams.Done()
+		request, err := s.rpc.Recv()
+		came <- first{request, err}
 	}()
 	select {
 	case <-s.server.draining:
 		return errDraining
-	case err := <-ended:
-		return err
-	case request := <-hello:
-		var err error
-		if s.wish, err = readHello(request, s.server.config.Limits); err != nil {
-			return err
+	case <-ctx.Done():
+		return status.FromContextError(ctx.Err()).Err()
+	case f := <-came:
+		if f.err != nil {
+			return f.err // the RPC's own status
 		}
+		return grpctool.Aside(func() error { return s.open(ctx, f.request) })
+	}
+}
+
+// open makes the stream known to others. end undoes it.
+func (s *stream) open(ctx context.Context, hello *agentrpc.ConnectRequest) error {
+	var err error
+	if s.wish, err = readHello(hello, s.server.config.Limits); err != nil {
+		return err
 	}
 	if err := s.authorise(ctx); err != nil {
 		return err
 	}
 	s.server.status.Connected(s.agent, s.wish.projectID)
-	defer s.close()
 	s.story = &story{clock: s.server.clock, log: s.server.log, agentID: s.agent.AgentID, agentName: s.agent.AgentName, projectID: s.wish.projectID}
-	close(ready)
 	s.server.book.add(s)
 	s.feed = s.server.feeds.join(ctx, s.repository(), s.wish)
-	defer func() { s.server.feeds.leave(s.feed) }()
-	return s.serve(ctx, ended)
+	return nil
 }
 
-// close ends what others hear of the stream.
-func (s *stream) close() {
+// end ends what others hear of the stream.
+func (s *stream) end() {
+	s.server.feeds.leave(s.feed)
 	s.server.book.remove(s)
 	close(s.gone)
 	s.mu.Lock()
@@ -108,10 +151,9 @@ func (s *stream) close() {
 	s.server.status.Disconnected(s.agent, s.wish.projectID)
 }
 
-// receive reads the stream: the first message goes to hello; reports, which may not
-// come before ready is closed, go to the Status.
-func (s *stream) receive(ctx context.Context, hello chan<- *agentrpc.ConnectRequest, ready <-chan struct{}) error {
-	for first := true; ; first = false {
+// receive reads the stream after Hello.
+func (s *stream) receive(ctx context.Context) error {
+	for {
 		request, err := s.rpc.Recv()
 		if errors.Is(err, io.EOF) {
 			return nil // the agent has no more to say: it is leaving
@@ -119,20 +161,7 @@ func (s *stream) receive(ctx context.Context, hello chan<- *agentrpc.ConnectRequ
 		if err != nil {
 			return err //nolint:wrapcheck // the RPC's own status
 		}
-		if first {
-			select {
-			case hello <- request:
-			case <-ctx.Done():
-				return status.FromContextError(ctx.Err()).Err()
-			}
-			select {
-			case <-ready:
-			case <-ctx.Done():
-				return status.FromContextError(ctx.Err()).Err()
-			}
-			continue
-		}
-		if err := s.take(request); err != nil {
+		if err := grpctool.Aside(func() error { return s.take(ctx, request) }); err != nil {
 			return err
 		}
 	}
@@ -140,7 +169,7 @@ func (s *stream) receive(ctx context.Context, hello chan<- *agentrpc.ConnectRequ
 
 // take acts on a message after Hello. One that this kas does not know is skipped: the
 // agent may be newer.
-func (s *stream) take(request *agentrpc.ConnectRequest) error {
+func (s *stream) take(ctx context.Context, request *agentrpc.ConnectRequest) error {
 	switch m := request.GetMessage().(type) {
 	case *agentrpc.ConnectRequest_Hello:
 		return status.Error(codes.InvalidArgument, "Hello may come only once")
@@ -148,6 +177,7 @@ func (s *stream) take(request *agentrpc.ConnectRequest) error {
 		if err := checkReport(m.Report); err != nil {
 			return status.Errorf(codes.InvalidArgument, "Report: %v", err)
 		}
+		s.traceReport(ctx, m.Report)
 		s.story.reported(m.Report)
 		s.report(m.Report)
 	case *agentrpc.ConnectRequest_CommandResult:
@@ -197,36 +227,28 @@ func (s *stream) repository() gitrepo.Repository {
 	return gitrepo.Repository{Server: s.project.GitalyInfo, Repository: s.project.GitalyRepository}
 }
 
-// serve sends what the feed has, whenever it is new.
+// serve sends what the feed has, whenever it is new. All that it does by itself is to wait.
 func (s *stream) serve(ctx context.Context, ended <-chan error) error {
 	rechecks := s.newRechecks()
 	defer rechecks.timer.Stop()
 	for {
 		v, changed := s.feed.now()
 		if v != nil && v != s.seen {
-			if err := s.showTimed(ctx, v); err != nil {
+			if err := grpctool.Aside(func() error { return s.showNewest(ctx, v) }); err != nil {
 				return err
 			}
-			// Something newer may be there already; however often people push,
-			// orders get their turn.
-			select {
-			case o := <-s.orders:
-				if err := s.carryOut(ctx, o); err != nil {
-					return err
-				}
-			default:
-			}
-			continue
+			continue // something newer may be there already
 		}
+		var err error
 		select {
 		case <-s.server.draining:
 			return errDraining
+		case <-ctx.Done(): // kas may end it, and what is received knows nothing of that
+			return status.FromContextError(ctx.Err()).Err()
 		case err := <-ended:
 			return err
 		case o := <-s.orders:
-			if err := s.carryOut(ctx, o); err != nil {
-				return err
-			}
+			err = grpctool.Aside(func() error { return s.carryOut(ctx, o) })
 		case <-changed:
 		case <-rechecks.timer.C():
 			rechecks.begin(ctx)
@@ -234,11 +256,27 @@ func (s *stream) serve(ctx context.Context, ended <-chan error) error {
 			s.rechecked = s.server.access.Rechecked(s.agent.AgentID)
 			rechecks.begin(ctx)
 		case result := <-rechecks.results:
-			if err := s.apply(ctx, result); err != nil {
-				return err
+			if err = grpctool.Aside(func() error { return s.apply(ctx, result) }); err == nil {
+				rechecks.ended(ctx)
 			}
-			rechecks.ended(ctx)
 		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// showNewest shows a view, and carries out an order that waits: however often people push,
+// orders get their turn.
+func (s *stream) showNewest(ctx context.Context, v *view) error {
+	if err := s.showTimed(ctx, v); err != nil {
+		return err
+	}
+	select {
+	case o := <-s.orders:
+		return s.carryOut(ctx, o)
+	default:
+		return nil
 	}
 }
 
@@ -248,16 +286,16 @@ type access struct {
 	err     error
 }
 
-func (s *stream) recheck(ctx context.Context) access {
+func (s *stream) recheck(ctx context.Context) *access {
 	if _, err := s.server.access.Agent(ctx, s.token); err != nil {
-		return access{err: err}
+		return &access{err: err}
 	}
 	project, err := s.server.access.Project(ctx, s.token, s.wish.projectID)
-	return access{project: project, err: err}
+	return &access{project: project, err: err}
 }
 
 // apply acts on a recheck: access may be lost, or the repository have moved.
-func (s *stream) apply(ctx context.Context, result access) error {
+func (s *stream) apply(ctx context.Context, result *access) error {
 	switch {
 	case refused(result.err):
 		return s.noAccess(result.err)
@@ -276,7 +314,7 @@ func (s *stream) apply(ctx context.Context, result access) error {
 // sent anything newer: it may have lost its access meanwhile.
 func (s *stream) showTimed(ctx context.Context, v *view) error {
 	began := s.server.clock.Now()
-	if err := s.show(v); err != nil {
+	if err := s.show(ctx, v); err != nil {
 		return err
 	}
 	if s.server.clock.Since(began) < s.server.config.RecheckPeriod {
@@ -286,7 +324,7 @@ func (s *stream) showTimed(ctx context.Context, v *view) error {
 }
 
 // show tells the Status of a view, and sends its set unless that was sent last.
-func (s *stream) show(v *view) error {
+func (s *stream) show(ctx context.Context, v *view) error {
 	s.seen = v
 	if v.built == nil || v.built == s.sent {
 		s.tell(v)
@@ -295,10 +333,12 @@ func (s *stream) show(v *view) error {
 	late := s.sent != nil // or it was detected while the agent was away
 	s.sentAt = time.Time{}
 	s.tell(v)
-	if err := s.send(v.built); err != nil {
+	began := s.server.clock.Now()
+	if err := s.send(ctx, v.built); err != nil {
 		return err
 	}
 	s.sentAt = s.server.clock.Now()
+	s.server.metrics.sending.Observe(s.sentAt.Sub(began).Seconds())
 	if late && !v.built.detectedAt.IsZero() {
 		s.server.metrics.latency.Observe(s.sentAt.Sub(v.built.detectedAt).Seconds())
 	}
@@ -334,8 +374,7 @@ func (s *stream) tell(v *view) {
 }
 
 // send sends a whole set: what the agent lacks of it, the list, and the trailer.
-func (s *stream) send(b *built) error {
-	s.story.begin(b)
+func (s *stream) send(ctx context.Context, b *built) error {
 	mode, base := agentrpc.Mode_MODE_FULL, ""
 	var fresh *delta
 	switch {
@@ -348,7 +387,12 @@ func (s *stream) send(b *built) error {
 	default:
 		fresh = s.feed.delta(nil, b)
 	}
-	if err := s.sendSet(b, fresh, &agentrpc.Header{Mode: mode, BaseCommitId: base}); err != nil {
+	header := &agentrpc.Header{Mode: mode, BaseCommitId: base}
+	span := s.tracePush(ctx, b, fresh, header)
+	defer span.End()
+	s.story.begin(b, header.GetTraceparent())
+	if err := s.sendSet(b, fresh, header); err != nil {
+		span.SetStatus(tracecodes.Error, err.Error())
 		return err
 	}
 	s.sent, s.wish.held = b, nil // the set's own digests are what it holds now

@@ -52,6 +52,8 @@ type ClientConfig struct {
 	Burst int
 	// Timeout of a request. Zero: DefaultTimeout.
 	Timeout time.Duration
+	// Transport, unless nil, is put around what sends the requests.
+	Transport func(http.RoundTripper) http.RoundTripper
 	// Clock dates the requests' tokens.
 	Clock clock.PassiveClock
 }
@@ -64,6 +66,7 @@ type Client struct {
 	timeout  time.Duration
 	limiter  *rate.Limiter
 	http     *http.Client
+	idle     func()
 	requests *prometheus.CounterVec
 	seconds  *prometheus.HistogramVec
 }
@@ -83,14 +86,20 @@ func NewClient(cfg ClientConfig, registerer prometheus.Registerer) (*Client, err
 	if cfg.Timeout == 0 {
 		cfg.Timeout = DefaultTimeout
 	}
+	direct := transport(cfg.RootCAs)
+	var through http.RoundTripper = direct
+	if cfg.Transport != nil {
+		through = cfg.Transport(direct)
+	}
 	c := &Client{
 		base:    base,
 		secret:  cfg.Secret,
 		clock:   cfg.Clock,
 		timeout: cfg.Timeout,
 		limiter: rate.NewLimiter(cfg.Limit, cfg.Burst),
+		idle:    direct.CloseIdleConnections,
 		http: &http.Client{
-			Transport: transport(cfg.RootCAs),
+			Transport: through,
 			CheckRedirect: func(*http.Request, []*http.Request) error {
 				return http.ErrUseLastResponse
 			},
@@ -137,7 +146,7 @@ func transport(roots *x509.CertPool) *http.Transport {
 }
 
 // Close closes idle connections.
-func (c *Client) Close() { c.http.CloseIdleConnections() }
+func (c *Client) Close() { c.idle() }
 
 // call is one request of the API.
 type call struct {

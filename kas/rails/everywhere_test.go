@@ -16,6 +16,7 @@ import (
 	"github.com/kas-agentk/kas/api/railsrpc"
 	"github.com/kas-agentk/kas/api/syncstatus"
 	"github.com/kas-agentk/kas/internal/gitlabapi"
+	"github.com/kas-agentk/kas/internal/tracing"
 )
 
 // holder is a replica whose agent has a stream, or not.
@@ -200,12 +201,17 @@ func TestNotifications_ReachAllReplicas(t *testing.T) {
 	ours, theirs, bus := &told{}, &told{}, &buses{}
 	a := NewNotifications(ours, ours, bus)
 	bus.to = NewNotifications(theirs, theirs, nil)
-	if _, err := a.GitPushEvent(t.Context(), &railsrpc.GitPushEventRequest{Project: &railsrpc.Project{Id: 7}}); err != nil {
+	const traceparent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+	ctx := tracing.WithTraceparent(t.Context(), traceparent)
+	if _, err := a.GitPushEvent(ctx, &railsrpc.GitPushEventRequest{Project: &railsrpc.Project{Id: 7}, Traceparent: "RoR's"}); err != nil {
 		t.Fatal(err)
 	}
 	for _, heard := range []*told{ours, theirs} {
 		if heard.match == nil || !heard.match(gitlabapi.GitalyRepository{GlRepository: "project-7"}) {
 			t.Error("the repository is not polled")
+		}
+		if heard.traceparent != traceparent {
+			t.Errorf("the poll is of the trace %q", heard.traceparent)
 		}
 	}
 	if _, err := a.AgentTokenRevoked(t.Context(), &railsrpc.AgentTokenRevokedRequest{AgentId: 3}); err != nil {

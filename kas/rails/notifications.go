@@ -11,12 +11,14 @@ import (
 
 	"github.com/kas-agentk/kas/api/railsrpc"
 	"github.com/kas-agentk/kas/internal/gitlabapi"
+	"github.com/kas-agentk/kas/internal/tracing"
 )
 
 // Repositories are followed.
 type Repositories interface {
-	// Poke has the repositories that match polled now. It does not wait for that.
-	Poke(match func(gitlabapi.GitalyRepository) bool)
+	// Poke has the repositories that match polled now. It does not wait for that. The
+	// trace context is that of the push, or empty.
+	Poke(match func(gitlabapi.GitalyRepository) bool, traceparent string)
 }
 
 // Tokens are believed for a while.
@@ -79,7 +81,7 @@ func (n *Notifications) Heard(message []byte) {
 	case pushed:
 		req := &railsrpc.GitPushEventRequest{}
 		if proto.Unmarshal(rest, req) == nil {
-			n.poke(req.GetProject())
+			n.poke(req.GetProject(), req.GetTraceparent())
 		}
 	case revoked:
 		req := &railsrpc.AgentTokenRevokedRequest{}
@@ -90,24 +92,25 @@ func (n *Notifications) Heard(message []byte) {
 }
 
 // GitPushEvent implements railsrpc.NotificationsServer.
-func (n *Notifications) GitPushEvent(_ context.Context, req *railsrpc.GitPushEventRequest) (*railsrpc.GitPushEventResponse, error) {
+func (n *Notifications) GitPushEvent(ctx context.Context, req *railsrpc.GitPushEventRequest) (*railsrpc.GitPushEventResponse, error) {
 	project := req.GetProject()
 	if project.GetId() <= 0 && project.GetFullPath() == "" {
 		return nil, status.Error(codes.InvalidArgument, "project is missing: give its id, its full_path or both")
 	}
-	n.poke(project)
-	n.tell(pushed, req)
+	traceparent := tracing.Traceparent(ctx)
+	n.poke(project, traceparent)
+	n.tell(pushed, &railsrpc.GitPushEventRequest{Project: project, Traceparent: traceparent})
 	return &railsrpc.GitPushEventResponse{}, nil
 }
 
 // poke has a project polled. It is known by its number where the repository tells it, for
 // paths change.
-func (n *Notifications) poke(project *railsrpc.Project) {
+func (n *Notifications) poke(project *railsrpc.Project, traceparent string) {
 	number := "project-" + strconv.FormatInt(project.GetId(), 10)
 	n.repositories.Poke(func(r gitlabapi.GitalyRepository) bool {
 		return project.GetId() > 0 && r.GlRepository == number ||
 			project.GetFullPath() != "" && r.GlProjectPath == project.GetFullPath()
-	})
+	}, traceparent)
 }
 
 // AgentTokenRevoked implements railsrpc.NotificationsServer.

@@ -12,12 +12,15 @@ import (
 
 // told is what RoR has told.
 type told struct {
-	match   func(gitlabapi.GitalyRepository) bool
-	recheck []int64
+	match       func(gitlabapi.GitalyRepository) bool
+	traceparent string
+	recheck     []int64
 }
 
-func (t *told) Poke(match func(gitlabapi.GitalyRepository) bool) { t.match = match }
-func (t *told) Recheck(agentID int64)                            { t.recheck = append(t.recheck, agentID) }
+func (t *told) Poke(match func(gitlabapi.GitalyRepository) bool, traceparent string) {
+	t.match, t.traceparent = match, traceparent
+}
+func (t *told) Recheck(agentID int64) { t.recheck = append(t.recheck, agentID) }
 
 func TestGitPushEvent_PokesTheProjectByNumberOrPath(t *testing.T) {
 	for name, row := range map[string]struct {

@@ -63,7 +63,7 @@ func (knowing) Watch(ctx context.Context, agentID int64, projectID string, send 
 // serve starts kas's side and returns RoR's connection.
 func serve(t *testing.T) *grpc.ClientConn {
 	t.Helper()
-	auth := &Auth{Secret: secret, Clock: clock.RealClock{}}
+	auth := NewAuth(secret, clock.RealClock{})
 	return serveWith(t, func(server *grpc.Server) {
 		RegisterServices(server, knowing{}, knowing{}, knowing{})
 		grpc_health_v1.RegisterHealthServer(server, health.NewServer())
@@ -240,7 +240,7 @@ func TestAuth_HealthAndReflectionAreOpen(t *testing.T) {
 
 func TestAuth_ATokenFoundGoodIsCheckedAgainSoon(t *testing.T) {
 	now := clocktesting.NewFakeClock(time.Now())
-	auth := &Auth{Secret: secret, Clock: now}
+	auth := NewAuth(secret, now)
 	call := func(token string) codes.Code {
 		ctx := metadata.NewIncomingContext(t.Context(), metadata.Pairs("authorization", "Bearer "+token))
 		_, err := auth.Unary(ctx, nil, &grpc.UnaryServerInfo{FullMethod: "/s/m"}, func(context.Context, any) (any, error) { return nil, nil })

@@ -2,7 +2,7 @@
 // another, leases, small values, and limits.
 //
 // In comes what this replica has (Here); out goes what the others have (Where, Entries,
-// Others). The rest is for its siblings in kas, which know it by small interfaces of their own:
+// Others), and whom one had that is gone (Orphans). The rest is for its siblings in kas, which know it by small interfaces of their own:
 // a bus (Tell, Hear), leases (Lease), values that expire (Put, Get, Remove), and token buckets
 // that all replicas fill from together (Limiter). Without Redis configured a Replicas is alone:
 // everything works, and nobody else is there.
@@ -24,7 +24,8 @@
 //     listens learns that it may have missed something. So whatever Redis has lost is healed;
 //     and every period the size of what should be there is compared.
 //   - A replica that is killed is no longer used within AliveTTL and a period; what it said
-//     expires within EntryTTL. One that ends takes back what it said.
+//     expires within EntryTTL. One that ends takes back that it is there. The living ones learn
+//     of both, and which agents were there.
 //   - Where answers from memory until something changes; then the channel that came with the
 //     answer is closed. Nothing is asked of Redis again and again.
 //   - A lease is Mine until shortly before Redis would give it to somebody else, by this

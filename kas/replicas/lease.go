@@ -1,7 +1,6 @@
 package replicas
 
 import (
-	"context"
 	"math/rand/v2"
 	"slices"
 	"strconv"
@@ -27,7 +26,7 @@ const (
 // String is for people.
 func (s State) String() string { return [...]string{"unknown", "mine", "other"}[s] }
 
-// Lease is a name that at most one holds, of all that run a Lease of that name anywhere.
+// Lease is a name that at most one holds, of all that take part in it anywhere.
 type Lease struct {
 	r     *Replicas
 	name  string
@@ -41,7 +40,7 @@ type Lease struct {
 	due      time.Time // when to ask Redis next
 }
 
-// leases is all that run here.
+// leases is all that take part here.
 type leases struct {
 	clock   clock.Clock
 	ttl     time.Duration
@@ -57,24 +56,26 @@ func newLeases(c clock.Clock, ttl time.Duration) *leases {
 	return &leases{clock: c, ttl: ttl, wake: make(chan struct{}, 1), byName: make(map[string][]*Lease)}
 }
 
-// Lease returns one that is not tried for before its Run.
+// Lease returns one that is not tried for before its Begin.
 func (r *Replicas) Lease(name string) *Lease {
 	token := r.instance + strconv.FormatUint(r.leases.numbers.Add(1), 10)
 	return &Lease{r: r, name: name, token: token, changed: make(chan struct{})}
 }
 
-// Run tries to get the lease and renews it until ctx ends. Then it gives it up and returns
-// nil. It must not run twice at a time.
-func (l *Lease) Run(ctx context.Context) error {
+// Begin has the lease tried for, and renewed, until End. There are many: none has a goroutine
+// of its own.
+func (l *Lease) Begin() {
 	all := l.r.leases
 	all.mu.Lock()
 	l.running, l.due = true, time.Time{}
 	all.byName[l.name] = append(all.byName[l.name], l)
 	all.mu.Unlock()
 	nudge(all.wake)
+}
 
-	<-ctx.Done()
-
+// End gives the lease up. It is to be called once for each Begin.
+func (l *Lease) End() {
+	all := l.r.leases
 	all.mu.Lock()
 	defer all.mu.Unlock()
 	l.running = false
@@ -87,7 +88,6 @@ func (l *Lease) Run(ctx context.Context) error {
 	}
 	l.set(Unknown)
 	nudge(all.wake)
-	return nil
 }
 
 // State tells who holds the lease, and gives a channel that is closed when that has changed.

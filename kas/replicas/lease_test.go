@@ -1,33 +1,24 @@
 package replicas
 
 import (
-	"context"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 	testingclock "k8s.io/utils/clock/testing"
-
-	"github.com/kas-agentk/kas/internal/testkit"
 )
 
-// runLease runs one until the test ends. Redis's answers are the test's own.
-func runLease(t *testing.T) (*Lease, *testingclock.FakeClock, func()) {
+// beginLease has one tried for until the test ends. Redis's answers are the test's own.
+func beginLease(t *testing.T) (*Lease, *testingclock.FakeClock, func()) {
 	t.Helper()
 	r, c := without(t)
 	l := r.Lease("repo")
-	ctx, cancel := context.WithCancel(t.Context())
-	var running sync.WaitGroup
-	running.Go(func() { _ = l.Run(ctx) })
-	end := func() { cancel(); running.Wait() }
+	l.Begin()
+	end := sync.OnceFunc(l.End)
 	t.Cleanup(end)
-	testkit.Eventually(t, func() error {
-		if due, _ := r.leases.next(); len(due) == 0 {
-			return context.DeadlineExceeded
-		}
-		return nil
-	})
+	due, _ := r.leases.next()
+	require.Equal(t, []*Lease{l}, due)
 	return l, c, end
 }
 
@@ -38,7 +29,7 @@ func is(t *testing.T, l *Lease, want State) {
 }
 
 func TestLease_IsNotMineForAsLongAsRedisKeepsIt(t *testing.T) {
-	l, c, _ := runLease(t)
+	l, c, _ := beginLease(t)
 	sent := c.Now()
 	c.Step(2 * time.Second) // the answer takes long
 	l.r.leases.learn(l, sent, 0)
@@ -54,7 +45,7 @@ func TestLease_IsNotMineForAsLongAsRedisKeepsIt(t *testing.T) {
 }
 
 func TestLease_IsRenewedInTimeAndWithOthers(t *testing.T) {
-	l, c, _ := runLease(t)
+	l, c, _ := beginLease(t)
 	l.r.leases.learn(l, c.Now(), 0)
 	due, wait := l.r.leases.next()
 	require.Empty(t, due)
@@ -65,7 +56,7 @@ func TestLease_IsRenewedInTimeAndWithOthers(t *testing.T) {
 }
 
 func TestLease_OfAnotherIsTriedWhenItMayBeFree(t *testing.T) {
-	l, c, _ := runLease(t)
+	l, c, _ := beginLease(t)
 	l.r.leases.learn(l, c.Now(), 10*time.Second)
 	is(t, l, Other)
 	c.Step(9 * time.Second)
@@ -78,7 +69,7 @@ func TestLease_OfAnotherIsTriedWhenItMayBeFree(t *testing.T) {
 }
 
 func TestLease_GivenUpWhileItIsRenewedIsGivenBack(t *testing.T) {
-	l, c, end := runLease(t)
+	l, c, end := beginLease(t)
 	end()
 	require.Empty(t, l.r.leases.takeReleased(true), "it never was its own")
 	l.r.leases.learn(l, c.Now(), 0)

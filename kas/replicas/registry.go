@@ -2,6 +2,7 @@ package replicas
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -117,9 +118,11 @@ func (s *session) register(ctx context.Context) error {
 // announce begins this replica's registration anew.
 func (s *session) announce(ctx context.Context) error {
 	r := s.r
-	if _, err := s.script(ctx, "claim", claimScript, []string{r.agentsKey(r.cfg.Self)}, []string{r.instance, millis(r.cfg.EntryTTL)}); err != nil {
+	result, err := s.script(ctx, "claim", claimScript, []string{r.agentsKey(r.cfg.Self)}, []string{r.instance, millis(r.cfg.EntryTTL)})
+	if err != nil {
 		return err
 	}
+	before, _ := result.AsStrMap() // what is none was nobody's
 	s.written = make(map[int64]struct{})
 	if err := s.write(ctx, r.registry.take(true)); err != nil {
 		return err
@@ -127,7 +130,8 @@ func (s *session) announce(ctx context.Context) error {
 	if _, err := s.sayAlive(ctx); err != nil {
 		return err
 	}
-	_, err := s.multi(ctx, "tell", s.client.B().Publish().Channel(r.controlChannel()).Message(r.control(replicaChanged, "")).Build())
+	r.orphaned(before)
+	_, err = s.multi(ctx, "tell", s.client.B().Publish().Channel(r.controlChannel()).Message(r.control(replicaChanged, "")).Build())
 	return err
 }
 
@@ -200,23 +204,26 @@ func (s *session) sayAlive(ctx context.Context) (aliveAnswer, error) {
 		return aliveAnswer{}, err
 	}
 	parts, err := result.ToArray()
-	if err != nil || len(parts) != 3 {
+	if err != nil || len(parts) != 4 {
 		return aliveAnswer{}, fmt.Errorf("say that this replica is alive: Redis answers %d parts: %w", len(parts), err)
 	}
 	owner, _ := parts[0].ToString() // nil: the hash is gone
 	size, sizeErr := parts[1].AsInt64()
 	urls, urlsErr := parts[2].AsStrSlice()
-	if sizeErr != nil || urlsErr != nil {
-		return aliveAnswer{}, fmt.Errorf("say that this replica is alive: what Redis answers is no size and list: %w, %w", sizeErr, urlsErr)
+	gone, goneErr := parts[3].AsStrSlice()
+	if err := errors.Join(sizeErr, urlsErr, goneErr); err != nil {
+		return aliveAnswer{}, fmt.Errorf("say that this replica is alive: what Redis answers is no size and two lists: %w", err)
 	}
 	urls = slices.DeleteFunc(urls, func(url string) bool { return url == r.cfg.Self })
 	slices.Sort(urls)
 	r.metrics.alive.Set(float64(len(urls)))
-	r.where.others(urls)
+	if err := s.inherit(ctx, append(gone, r.where.others(urls)...)); err != nil {
+		return aliveAnswer{}, err
+	}
 	return aliveAnswer{owner: owner, size: int(size)}, nil
 }
 
-// farewell takes back what this replica has said. It has Redis's ear for the last time, so
+// farewell takes back that this replica is there. It has Redis's ear for the last time, so
 // nothing is done about errors.
 func (s *session) farewell(ctx context.Context) {
 	r := s.r

@@ -84,6 +84,8 @@ type Replicas struct {
 	where    *whereabouts
 	bus      *bus
 	leases   *leases
+	// onOrphans, unless nil, is told of agents that have lost their replica.
+	onOrphans func(agentIDs []int64, turn int)
 
 	mu      sync.Mutex
 	session *session // nil while Redis is away
@@ -111,8 +113,8 @@ func New(cfg Config, c Collaborators) (*Replicas, error) {
 	}, nil
 }
 
-// Run keeps up the session with Redis until ctx ends. Then it takes back what this replica has
-// said, and returns nil.
+// Run keeps up the session with Redis until ctx ends. Then it takes back that this replica is
+// there, and returns nil.
 func (r *Replicas) Run(ctx context.Context) error {
 	if r.alone() {
 		<-ctx.Done()

@@ -3,32 +3,37 @@ package replicas
 import "github.com/redis/rueidis"
 
 // claimScript begins the hash of this replica's agents anew. Its field "owner" says which
-// process wrote it; agents' fields are numbers. KEYS: the hash. ARGV: the owner, EntryTTL.
+// process wrote it; agents' fields are numbers. It returns what a process had there that was
+// another one. KEYS: the hash. ARGV: the owner, EntryTTL.
 var claimScript = rueidis.NewLuaScript(`
+local before = {}
+local owner = redis.call('HGET', KEYS[1], 'owner')
+if owner and owner ~= ARGV[1] then before = redis.call('HGETALL', KEYS[1]) end
 redis.call('DEL', KEYS[1])
 redis.call('HSET', KEYS[1], 'owner', ARGV[1])
 redis.call('PEXPIRE', KEYS[1], ARGV[2])
-return 1`)
+return before`)
 
 // aliveScript says that this replica is alive, and forgets those that are not. It returns who
-// owns its hash, how long that is, and who is alive. What is said to live for longer than
-// twice AliveTTL comes from before Redis's clock was put back. KEYS: the sorted set of
-// replicas, the hash. ARGV: own URL, AliveTTL, EntryTTL.
+// owns its hash, how long that is, who is alive, and whom it has forgotten. What is said to
+// live for longer than twice AliveTTL comes from before Redis's clock was put back. KEYS: the
+// sorted set of replicas, the hash. ARGV: own URL, AliveTTL, EntryTTL.
 var aliveScript = rueidis.NewLuaScript(`
 local t = redis.call('TIME')
 local now = t[1] * 1000 + math.floor(t[2] / 1000)
 redis.call('ZADD', KEYS[1], now + ARGV[2], ARGV[1])
+local gone = redis.call('ZRANGE', KEYS[1], '-inf', now, 'BYSCORE')
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)
 redis.call('ZREMRANGEBYSCORE', KEYS[1], now + 2 * ARGV[2], '+inf')
 redis.call('PEXPIRE', KEYS[1], ARGV[3])
 redis.call('PEXPIRE', KEYS[2], ARGV[3])
-return {redis.call('HGET', KEYS[2], 'owner'), redis.call('HLEN', KEYS[2]), redis.call('ZRANGE', KEYS[1], 0, -1)}`)
+return {redis.call('HGET', KEYS[2], 'owner'), redis.call('HLEN', KEYS[2]), redis.call('ZRANGE', KEYS[1], 0, -1), gone}`)
 
-// farewellScript takes back what this replica has said, unless another has its URL by now.
+// farewellScript takes back that this replica is there, unless another has its URL by now. What
+// it had is left to expire, for the others to look who of its agents does not come to them.
 // KEYS: the sorted set of replicas, the hash. ARGV: own URL, the owner, the channel, the message.
 var farewellScript = rueidis.NewLuaScript(`
 if redis.call('HGET', KEYS[2], 'owner') ~= ARGV[2] then return 0 end
-redis.call('DEL', KEYS[2])
 redis.call('ZREM', KEYS[1], ARGV[1])
 redis.call('PUBLISH', ARGV[3], ARGV[4])
 return 1`)

@@ -144,15 +144,35 @@ func (w *whereabouts) drop() {
 	w.answers.Clear()
 }
 
-// others learns who is alive. Whom an agent may be asked of has changed with it.
-func (w *whereabouts) others(urls []string) {
+// others learns who is alive, and returns who is not any more. Whom an agent may be asked of
+// has changed with it.
+func (w *whereabouts) others(urls []string) (gone []string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if slices.Equal(urls, w.alive) {
-		return
+		return nil
+	}
+	for _, url := range w.alive {
+		if !slices.Contains(urls, url) {
+			gone = append(gone, url)
+		}
 	}
 	w.alive = urls
 	w.answers.Clear()
+	return gone
+}
+
+// rank of a replica among those that are alive: each has another one, by and large.
+func (w *whereabouts) rank(self string) int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	rank := 0
+	for _, url := range w.alive {
+		if url < self {
+			rank++
+		}
+	}
+	return rank
 }
 
 // back notes that Redis is there again: nothing that was known holds.

@@ -1,28 +1,14 @@
 package state
 
 import (
-	"strings"
 	"time"
 
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/duration"
 
 	"github.com/kas-agentk/kas/api/clusterstate"
 )
-
-const (
-	// agePath is how the Kubernetes API describes a custom resource's own column that tells
-	// the age.
-	agePath = "Custom resource definition column (in JSONPath format): .metadata.creationTimestamp"
-	// anyPath is how it describes every such column that has no description of its own.
-	anyPath = "Custom resource definition column (in JSONPath format): "
-)
-
-// creationText is how the Kubernetes API describes creationTimestamp, and with it the age
-// column of its own tables.
-var creationText = metav1.ObjectMeta{}.SwaggerDoc()["creationTimestamp"]
 
 // agesOf says of each column whether it tells the time since creation, which an agent
 // computes when it sends a row. Nil: none does.
@@ -30,7 +16,7 @@ func agesOf(columns [][]byte) []bool {
 	var out []bool
 	for i, data := range columns {
 		c := &clusterstate.Column{}
-		if proto.Unmarshal(data, c) != nil || !tellsAge(c) {
+		if proto.Unmarshal(data, c) != nil || !c.GetAge() {
 			continue
 		}
 		if out == nil {
@@ -39,19 +25,6 @@ func agesOf(columns [][]byte) []bool {
 		out[i] = true
 	}
 	return out
-}
-
-// tellsAge follows agentk's rule for which cells it computes.
-func tellsAge(c *clusterstate.Column) bool {
-	named := strings.EqualFold(c.GetName(), "age")
-	switch c.GetType() {
-	case "date":
-		return c.GetDescription() == agePath || named && !strings.HasPrefix(c.GetDescription(), anyPath)
-	case "string":
-		return named && c.GetDescription() == creationText
-	default:
-		return false
-	}
 }
 
 // aged returns an item with its ages as of now: itself where their texts are still right.

@@ -332,7 +332,7 @@ func tableOf(query *clusterstate.Query) []*clusterstate.Column {
 	if query.GetShape() != clusterstate.Shape_SHAPE_TABLE {
 		return nil
 	}
-	return []*clusterstate.Column{{Name: "Name", Type: "string"}, {Name: "Age", Type: "string", Description: creationText}}
+	return []*clusterstate.Column{{Name: "Name", Type: "string"}, {Name: "Age", Type: "string", Age: true}}
 }
 
 // List implements agentrpc.ClusterQueryServer.

@@ -1,6 +1,7 @@
 package state
 
 import (
+	"slices"
 	"testing"
 	"time"
 
@@ -124,24 +125,14 @@ func TestAged_ComputesAgesOnly(t *testing.T) {
 	}
 }
 
-func TestAgesOf_KnowsThemByWhatTheyTell(t *testing.T) {
-	for name, c := range map[string]struct {
-		column *clusterstate.Column
-		want   bool
-	}{
-		"the age as the API server describes it":              {&clusterstate.Column{Name: "Age", Type: "string", Description: creationText}, true},
-		"the age of a custom resource without columns":        {&clusterstate.Column{Name: "Age", Type: "date", Description: creationText}, true},
-		"a custom resource's own column of its creation":      {&clusterstate.Column{Name: "Since", Type: "date", Description: agePath}, true},
-		"a custom resource's own column of something else":    {&clusterstate.Column{Name: "Age", Type: "date", Description: anyPath + ".status.start"}, false},
-		"a custom resource's own column with its description": {&clusterstate.Column{Name: "AGE", Type: "date", Description: "how old"}, true},
-		"an age that is a number":                             {&clusterstate.Column{Name: "Age", Type: "integer"}, false},
-		"a text that is called age":                           {&clusterstate.Column{Name: "Age", Type: "string", Description: "of the patient"}, false},
-		"a date that is not about creation":                   {&clusterstate.Column{Name: "Created At", Type: "date", Description: creationText}, false},
-	} {
-		raw, _ := proto.Marshal(c.column)
-		if got := agesOf([][]byte{{}, raw}); (got != nil) != c.want || c.want && !got[1] {
-			t.Errorf("%s: %v", name, got)
-		}
+func TestAgesOf_FindsThemBesideWhatCannotBeRead(t *testing.T) {
+	name, _ := proto.Marshal(&clusterstate.Column{Name: "Age"})
+	age, _ := proto.Marshal(&clusterstate.Column{Name: "Since", Age: true})
+	if got := agesOf([][]byte{{}, name, {0xff}}); got != nil {
+		t.Errorf("no column tells an age, yet %v", got)
+	}
+	if got := agesOf([][]byte{{}, name, {0xff}, age}); !slices.Equal(got, []bool{3: true}) {
+		t.Errorf("found %v", got)
 	}
 }
 

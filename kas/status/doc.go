@@ -37,6 +37,10 @@
 //   - After Config.Grace without a stream it asks: where another one has the agent, or spoke
 //     last and still has it, it leaves the project to that one. Else it speaks, by what it
 //     knows or what was said last. Where it cannot ask it stays silent.
+//   - Of the agents of a replica that is gone those that come to no other one within Config.Grace,
+//     and a little longer where they are many, are said to be away by one of those that are
+//     left: by turns, so that it is one as a rule, and another one where that is gone as well
+//     (Orphaned). A replica that answers, but has lost what they share, is not gone.
 //   - Of several that have a stream the one with the newest speaks: the others are dead and
 //     their replicas do not know it yet. Who hears of a project from one with an older
 //     stream, or none, tells again: so the last word is that of who knows.

@@ -15,6 +15,7 @@ import (
 	"github.com/kas-agentk/kas/api/syncstatus"
 	"github.com/kas-agentk/kas/internal/gitlabapi"
 	"github.com/kas-agentk/kas/internal/logging"
+	"github.com/kas-agentk/kas/internal/tracing"
 )
 
 const (
@@ -49,6 +50,8 @@ type item struct {
 	posting
 	due      bool
 	inFlight bool
+	// traceparent is the W3C trace context of what made it due last. Empty: none did.
+	traceparent string
 	// next is the earliest time of the next post.
 	next time.Time
 }
@@ -119,6 +122,19 @@ func (f *forwarder) markLocked(what posting) {
 	i.due = true
 	if !i.inFlight {
 		heap.Push(&f.queue, i)
+	}
+}
+
+// trace has the next post about something be of a trace, unless traceparent is empty.
+func (f *forwarder) trace(what posting, traceparent string) {
+	if traceparent == "" {
+		return
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.markLocked(what)
+	if i := f.items[what]; i != nil {
+		i.traceparent = traceparent
 	}
 }
 
@@ -224,17 +240,23 @@ func (f *forwarder) drain() {
 }
 
 func (f *forwarder) post(ctx context.Context, i *item) {
+	f.mu.Lock()
+	traceparent := i.traceparent
+	f.mu.Unlock()
 	update := f.render(i.posting)
 	began := f.clock.Now()
 	var err error
 	if update != nil {
-		err = f.poster.PostSyncStatus(ctx, update)
+		err = f.poster.PostSyncStatus(tracing.WithTraceparent(ctx, traceparent), update)
 	}
 	took := f.clock.Since(began)
 	if err == nil && update != nil {
 		f.told(update)
 	}
 	f.mu.Lock()
+	if i.traceparent == traceparent && !isLater(err) {
+		i.traceparent = ""
+	}
 	f.settle(i, update, took, err)
 	f.mu.Unlock()
 	f.nudge()
@@ -254,7 +276,7 @@ func (f *forwarder) settle(i *item, update *syncstatus.Update, took time.Duratio
 		}
 		f.away, f.absent, f.resume = true, true, now.Add(absentRetry)
 		i.due, i.next = true, now
-	case errors.Is(err, gitlabapi.ErrUnavailable), errors.Is(err, gitlabapi.ErrUnauthorized):
+	case isLater(err):
 		if !f.away {
 			f.log.Warn("RoR does not take statuses now; the newest are kept for it", zap.Error(err))
 		}
@@ -285,6 +307,11 @@ func (f *forwarder) settle(i *item, update *syncstatus.Update, took time.Duratio
 	case update == nil || update.GetRemovedProjectId() != "":
 		delete(f.items, i.posting)
 	}
+}
+
+// isLater says that RoR may take later what it did not take.
+func isLater(err error) bool {
+	return errors.Is(err, gitlabapi.ErrUnavailable) || errors.Is(err, gitlabapi.ErrUnauthorized)
 }
 
 func isRefusal(err error) bool {

@@ -116,7 +116,7 @@ func (s *Store) judge(ctx context.Context, c silence) {
 	switch {
 	case found == ours:
 		s.speak(p)
-		if p.source == nil && p.report == nil {
+		if p.source == nil && p.report == nil && last != nil { // else it has what it said itself
 			p.last = last
 		}
 		s.touched(a, p)

@@ -53,6 +53,8 @@ type project struct {
 
 	source *syncstatus.ProjectStatus // as push told it; nil: not yet
 	report *agentrpc.Report          // the newest whole one's header; nil: none yet
+	// arrived is what has been measured of it.
+	arrived arrived
 	// staged is a report whose last part has not come yet.
 	staged  *staged
 	objects map[objectKey]*syncstatus.ObjectStatus

@@ -19,6 +19,9 @@ type Replicas interface {
 	// Where returns the URLs of the other replicas that have the agent. changed is closed
 	// when they may be different.
 	Where(ctx context.Context, agentID int64) (urls []string, changed <-chan struct{}, err error)
+	// Answers tells whether the replica at the URL gives a sign of life, though it may not
+	// reach what the replicas share.
+	Answers(ctx context.Context, url string) bool
 	// Tell has Store.Heard of each other replica called with a message on the topic. It may
 	// get lost, and Heard(nil) is called where that may have happened. It does not block.
 	Tell(topic string, message []byte)
@@ -79,16 +82,23 @@ func (s *Store) newsOf(key Key) news {
 // Heard takes what another replica told. Nil: something may have been missed, and what was
 // kept may be gone.
 func (s *Store) Heard(message []byte) {
+	if reply, ok := s.heard(message); ok {
+		s.replicas.Tell(Topic, reply.encode())
+	}
+}
+
+// heard does what Heard says, but for the reply, if there is one.
+func (s *Store) heard(message []byte) (reply news, ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if message == nil {
 		s.doubt()
-		return
+		return news{}, false
 	}
 	n, ok := decodeNews(message)
 	a := s.agents[n.key.AgentID]
 	if !ok || a == nil {
-		return
+		return news{}, false
 	}
 	for w := range a.watchers {
 		w.mark(n.key.ProjectID)
@@ -96,7 +106,11 @@ func (s *Store) Heard(message []byte) {
 	switch p := a.projects[n.key.ProjectID]; {
 	case p == nil:
 	case a.streams[n.key.ProjectID] == 0:
-		s.hush(p) // who told knows better
+		// Who told knows better, and has to say so once more where this one has spoken: it may
+		// have told RoR that the agent is away since the other one did that it is not.
+		spoke := !p.silent && !n.since.IsZero()
+		s.hush(p)
+		return news{key: n.key}, spoke
 	case n.since.UnixMilli() >= p.connectedSince.UnixMilli():
 		p.superseded = true
 		s.hush(p)
@@ -104,6 +118,7 @@ func (s *Store) Heard(message []byte) {
 		// What that one said of an older stream, or of none, is not to be the last word.
 		s.mark(posting{agentID: n.key.AgentID, projectID: n.key.ProjectID})
 	}
+	return news{}, false
 }
 
 // doubt has watchers look for themselves, everything kept anew, and what others may have

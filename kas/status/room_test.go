@@ -88,7 +88,7 @@ func (r *room) join(url string) *member {
 	}
 	r.t.Cleanup(m.stop)
 	testkit.Eventually(r.t, func() error {
-		if n := counted.tickers.Load(); n < 2 {
+		if n := counted.tickers.Load(); n < 3 {
 			return fmt.Errorf("%s has started %d tickers", url, n)
 		}
 		return nil
@@ -146,6 +146,12 @@ func (m *member) Where(context.Context, int64) ([]string, <-chan struct{}, error
 		}
 	}
 	return urls, nil, nil
+}
+
+func (m *member) Answers(_ context.Context, url string) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.members[url] != nil
 }
 
 func (m *member) Tell(topic string, message []byte) {
@@ -262,6 +268,13 @@ func (r *room) settle() {
 func (m *member) overdue() bool {
 	for _, c := range m.store.silences() {
 		if m.clock.Since(c.since) > m.store.cfg.Grace+m.store.cfg.Hold/judgements {
+			return true
+		}
+	}
+	m.store.mu.Lock()
+	defer m.store.mu.Unlock()
+	for _, due := range m.store.orphans {
+		if m.clock.Since(due) > m.store.cfg.Grace/judgements {
 			return true
 		}
 	}

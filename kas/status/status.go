@@ -63,6 +63,11 @@ func New(cfg Config, poster Poster, log *zap.Logger, registerer prometheus.Regis
 	s := &Store{
 		clock: cfg.Clock, cfg: cfg, replicas: cfg.Replicas,
 		agents: make(map[int64]*agent), silent: make(map[Key]struct{}), away: make(map[int64]time.Time),
+		orphans: make(map[int64]time.Time),
+	}
+	var err error
+	if s.speed, err = newSpeed(registerer); err != nil {
+		return nil, err
 	}
 	s.forward = newForwarder(cfg, poster, log)
 	s.forward.render, s.forward.told = s.update, s.told
@@ -90,6 +95,7 @@ func (s *Store) Run(ctx context.Context) error {
 	if s.replicas != nil {
 		g.Go(func() error { return s.share.run(ctx) })
 		g.Go(func() error { return s.listen(ctx) })
+		g.Go(func() error { return s.adopt(ctx) })
 	}
 	return g.Wait()
 }

@@ -18,6 +18,7 @@ import (
 type Store struct {
 	clock   clock.WithTicker
 	cfg     Config
+	speed   *speed
 	forward *forwarder
 	// replicas and share are nil where this kas is alone.
 	replicas Replicas
@@ -29,6 +30,8 @@ type Store struct {
 	silent map[Key]struct{}
 	// away are the agents that no replica had when a reader asked, and since when.
 	away map[int64]time.Time
+	// orphans are agents whose replica is gone, and until when they may come to another one.
+	orphans map[int64]time.Time
 }
 
 // agent is everything about one agent.
@@ -233,9 +236,13 @@ func (s *Store) Source(info gitlabapi.AgentInfo, projectID string, update *syncs
 // Report is told what the agent says. It keeps report.
 func (s *Store) Report(info gitlabapi.AgentInfo, projectID string, report *agentrpc.Report) {
 	s.with(info.AgentID, func(a *agent) {
-		if p := s.project(a, Key{info.AgentID, projectID}); p != nil && p.take(report) {
+		p := s.project(a, Key{info.AgentID, projectID})
+		first := p != nil && !p.heard
+		if p != nil && p.take(report) {
+			s.speed.reported(p, first, s.clock.Now())
 			p.last, p.superseded, p.heard = nil, false, true
 			s.speakIfKnown(p)
+			s.forward.trace(posting{agentID: info.AgentID, projectID: projectID}, report.GetTraceparent())
 			s.touched(a, p)
 		}
 	})

@@ -67,30 +67,55 @@ func (c *conn) invoke(ctx context.Context, method string, args, reply any, o *op
 		rpc := newUnary()
 		first := newStart(ctx, st, method)
 		rest := first.add(message, true)
-		go st.unary(rpc, &first.frame, rest)
-		select {
-		case <-rpc.done:
-		case <-ctx.Done():
-			go st.cancel(rpc)
-			return nil, nil, status.FromContextError(ctx.Err()).Err()
-		}
-		if errors.Is(rpc.final.err, errStaleStream) {
+		err = st.unary(ctx, rpc, &first.frame, rest)
+		if errors.Is(err, errStaleStream) {
 			continue
+		}
+		if err != nil {
+			return nil, nil, err
 		}
 		c.server.metrics.sent(len(message))
 		return rpc.header, rpc.final.trailer, answer(rpc.final, reply, o.maxRecv)
 	}
 }
 
-// unary does a unary RPC in a goroutine of its own, which was counted.
-func (st *stream) unary(c *call, first *agentrpc.TunnelRequest, rest []*agentrpc.TunnelRequest) {
-	defer st.server.open.Done()
+// unary does a unary RPC on a stream that is held, and returns when it has ended or ctx has:
+// then with a status. errStaleStream: it has not begun.
+func (st *stream) unary(ctx context.Context, c *call, first *agentrpc.TunnelRequest, rest []*agentrpc.TunnelRequest) error {
+	// The context may end while the agent does not read.
+	unwatch := context.AfterFunc(ctx, func() { st.cancel(c) })
 	if err := st.start(c, first); err != nil {
-		c.finish(result{err: err}) // the caller tries again, or has left
-		return
+		unwatch()
+		st.server.open.Done()
+		if errors.Is(err, errNotBegun) {
+			return status.FromContextError(ctx.Err()).Err()
+		}
+		return err
 	}
-	_ = st.sendAll(c, rest) // receiving says what is wrong
-	st.receive(c)
+	// It goes on without a caller that leaves.
+	if len(rest) > 0 { // sending them may take until the agent reads
+		st.server.open.Add(1)
+		go func() {
+			defer st.server.open.Done()
+			_ = st.sendAll(c, rest) // receiving says what is wrong
+		}()
+	}
+	go func() { // which begins to wait while the agent works
+		defer st.server.open.Done()
+		st.receive(c)
+	}()
+	select {
+	case <-c.done:
+		if unwatch() || c.final.err == nil {
+			return nil
+		}
+		// The caller has left, which is why the RPC has ended as it has.
+	case <-ctx.Done():
+		if unwatch() { // it has not been told yet
+			go st.cancel(c)
+		}
+	}
+	return status.FromContextError(ctx.Err()).Err()
 }
 
 // answer decodes the answer of a unary RPC.

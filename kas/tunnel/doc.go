@@ -65,9 +65,10 @@
 //
 // # Goroutines
 //
-// An idle stream has gRPC's own goroutine, which only waits. An RPC has one that receives,
-// and that ends with the RPC's trailers or the stream; of a unary RPC it also sends, so that
-// its caller can leave at any time. Streaming callers send in their own. An RPC by way of
+// An idle stream has gRPC's own goroutine, which only waits. Callers send in their own. An RPC
+// has one that receives, begun once its first frame is on its way, and that ends with the
+// RPC's trailers or the stream, so that its caller can leave at any time; and if it is unary
+// and its request has more frames than one, another that sends those. An RPC by way of
 // another kas has none here. Server.Run has the two periodic jobs, and returns when all of
 // them and all Connects have returned. While it is not running, nothing is rechecked and no
 // surplus let go.

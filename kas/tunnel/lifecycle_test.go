@@ -226,6 +226,38 @@ func TestConn_CallerWhoSendsToAnAgentThatDoesNotReadCanLeave(t *testing.T) {
 	}
 }
 
+// Nobody steps the clock: it is not by a timeout that they get on.
+func TestConn_UnaryCallerNeedNotWaitForAnAgentThatDoesNotRead(t *testing.T) {
+	begin := func(t *testing.T) (h *harness, st *stream, leave func(), ended <-chan error) {
+		t.Helper()
+		h = start(t)
+		st = h.connect()
+		ctx, leave := context.WithCancel(t.Context())
+		t.Cleanup(leave)
+		returned := make(chan error, 1)
+		go func() {
+			_, err := h.client(7).UnaryCall(ctx, &testgrpc.SimpleRequest{Payload: payload(3 << 20)})
+			returned <- err
+		}()
+		st.recvStart()
+		testkit.Eventually(t, heldUp)
+		return h, st, leave, returned
+	}
+	t.Run("to leave", func(t *testing.T) {
+		_, _, leave, ended := begin(t)
+		leave()
+		require.Equal(t, codes.Canceled, status.Code(<-ended))
+	})
+	t.Run("to have its answer", func(t *testing.T) {
+		h, st, _, ended := begin(t)
+		st.send(answer(1, &testgrpc.SimpleResponse{}))
+		require.NoError(t, <-ended)
+		h.await(0, 1) // no other RPC may have the stream yet
+		go func() { _ = st.ending() }()
+		h.await(1, 0)
+	})
+}
+
 func TestConn_AgentEndsTheRPCWhileTheCallerSends(t *testing.T) {
 	begin := func(h *harness) (st *stream, sent <-chan error, ended <-chan error) {
 		st = h.connect()

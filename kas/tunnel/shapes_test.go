@@ -157,10 +157,10 @@ func TestConn_MetadataCrossesByAllowList(t *testing.T) {
 		return r.send(&testgrpc.SimpleResponse{})
 	})
 	ctx := metadata.NewOutgoingContext(t.Context(), metadata.MD{
-		"authorization": {"Bearer secret"}, "private-token": {"secret"}, "cookie": {"secret"}, "kas-thing": {"a", "b"}, "traceparent": {"00-1"},
+		"authorization": {"Bearer secret"}, "private-token": {"secret"}, "cookie": {"secret"}, "kas-thing": {"a", "b"}, "traceparent": {"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"},
 	})
 	ctx = metadata.AppendToOutgoingContext(ctx, "Authorization", "Bearer secret")
-	want := metadata.MD{"kas-thing": {"a", "b"}, "traceparent": {"00-1"}}
+	want := metadata.MD{"kas-thing": {"a", "b"}, "traceparent": {"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"}}
 	var header, trailer metadata.MD
 	_, err := h.client(7).UnaryCall(ctx, &testgrpc.SimpleRequest{}, grpc.Header(&header), grpc.Trailer(&trailer))
 	require.NoError(t, err)
