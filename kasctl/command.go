@@ -49,7 +49,7 @@ of diff is its own.`,
 	flags.StringVar(&o.token, "token", "", "personal access token; others on this machine can see it: prefer --token-file or ROR_TOKEN")
 	flags.StringVar(&o.tokenFile, "token-file", "", "file that holds the personal access token")
 	cmd.AddCommand(o.agentsCommand(), o.statusCommand(), o.getCommand(), o.syncCommand(), o.suspendCommand(), o.resumeCommand(),
-		o.approveCommand(), o.diffCommand(), o.kubeconfigCommand(), versionCommand())
+		o.approveCommand(), o.diffCommand(), o.kubeconfigCommand(), o.doctorCommand(), versionCommand())
 	return cmd
 }
 

@@ -1,7 +1,7 @@
 // Package kasctl is the command line for people and CI jobs: which agents there are,
 // how far each manifest project has come, what a commit would change, what is in
-// clusters, kubeconfigs that reach them through kas, and commands to sync, suspend,
-// resume, and approve of deletions.
+// clusters, kubeconfigs that reach them through kas, why an agent does not do what it
+// should, and commands to sync, suspend, resume, and approve of deletions.
 //
 // In come RoR's REST API (its address and a personal access token from flags or the
 // environment); out go tables, JSON or YAML on standard output, sorted and stable,

@@ -39,6 +39,7 @@ cluster is. It starts whether or not Gitaly and kas are up.`,
 	}
 	f := cmd.Flags()
 	f.StringVar(&cfg.ListenAddress, "listen-address", cfg.ListenAddress, "`HOST:PORT` to serve on; port 0 takes a free one")
+	f.StringVar(&cfg.ObservabilityListenAddress, "observability-listen-address", "", "`HOST:PORT` to serve metrics, probes and profiles on, for operators alone; port 0 takes a free one, empty: nowhere")
 	f.StringVar(&cfg.ExternalURL, "external-url", cfg.ExternalURL, "`URL` at which browsers and git reach this server (required)")
 	f.StringVar(&cfg.Database, "database", cfg.Database, "`FILE` of the database, created where it is missing")
 	f.StringVar(&cfg.GitalyAddress, "gitaly-address", cfg.GitalyAddress, "`URL` of Gitaly, for this server and for kas: tcp://HOST:PORT, tls://HOST:PORT or unix:PATH (required)")
@@ -53,6 +54,7 @@ cluster is. It starts whether or not Gitaly and kas are up.`,
 	f.StringVar(&cfg.Bootstrap.User, "bootstrap-user", cfg.Bootstrap.User, "`NAME` of the first user, an admin, created where missing")
 	f.StringVar(&cfg.Bootstrap.PasswordFile, "bootstrap-password-file", cfg.Bootstrap.PasswordFile, "`FILE` with the first user's password")
 	f.StringVar(&cfg.Bootstrap.TokenFile, "bootstrap-token-file", cfg.Bootstrap.TokenFile, "`FILE` with a personal access token for the first user")
+	cfg.Tracing.AddFlags(f)
 	log.AddFlags(f)
 	return cmd
 }

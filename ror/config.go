@@ -10,12 +10,16 @@ import (
 	"strings"
 
 	"github.com/kas-agentk/kas/internal/jwtauth"
+	"github.com/kas-agentk/kas/internal/tracing"
 )
 
 // Config is how RoR is run.
 type Config struct {
 	// ListenAddress is HOST:PORT; port 0 takes a free one.
 	ListenAddress string
+	// ObservabilityListenAddress is HOST:PORT for operators: metrics, probes and profiles.
+	// Empty: nowhere.
+	ObservabilityListenAddress string
 	// ExternalURL is where browsers and Git reach RoR.
 	ExternalURL string
 	// Database is the path of the database file.
@@ -46,6 +50,9 @@ type Config struct {
 
 	// Bootstrap is the first user. Without a name there is none.
 	Bootstrap Bootstrap
+
+	// Tracing says where traces go.
+	Tracing tracing.Options
 }
 
 // Bootstrap is the first user, an admin, made when missing.

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/kas-agentk/kas/internal/admin"
+	"github.com/kas-agentk/kas/internal/tracing"
 	"github.com/kas-agentk/kas/ror/clusters"
 	"github.com/kas-agentk/kas/ror/control"
 	"github.com/kas-agentk/kas/ror/gitaly"
@@ -45,7 +46,17 @@ func Run(ctx context.Context, cfg Config, log *zap.Logger) (err error) {
 	if err != nil {
 		return err
 	}
-	kas, err := kasapi.NewClient(kasapi.Config{Address: cfg.KasAPIAddress, Secret: secrets.kas})
+	metrics := admin.NewRegistry()
+	traces, flush, err := cfg.Tracing.Start(ctx, "ror", metrics, log.Named("tracing"))
+	if err != nil {
+		return err
+	}
+	defer flush()
+	measured, err := newMetrics(metrics)
+	if err != nil {
+		return err
+	}
+	kas, err := kasapi.NewClient(kasapi.Config{Address: cfg.KasAPIAddress, Secret: secrets.kas}, append(measured.kas, traces.DialOptions()...)...)
 	if err != nil {
 		return fmt.Errorf("--kas-api-address: %w", err)
 	}
@@ -61,12 +72,14 @@ func Run(ctx context.Context, cfg Config, log *zap.Logger) (err error) {
 			return err
 		}
 	}
-	git, err := gitaly.NewClient(gitaly.Config{Address: cfg.GitalyAddress, Token: secrets.gitalyToken, Storage: cfg.GitalyStorage})
+	git, err := gitaly.NewClient(gitaly.Config{Address: cfg.GitalyAddress, Token: secrets.gitalyToken, Storage: cfg.GitalyStorage}, append(measured.gitaly, traces.DialOptions()...)...)
 	if err != nil {
 		return fmt.Errorf("--gitaly-address: %w", err)
 	}
 	defer func() { err = errors.Join(err, git.Close()) }()
-	handler, err := newHandler(ctx, cfg, secrets, log, reg, git, kas, notifier)
+	handler, err := newHandler(ctx, cfg, parts{
+		secrets: secrets, log: log, registry: reg, gitaly: git, kas: kas, notifier: notifier, registered: metrics, metrics: measured, tracing: traces,
+	})
 	if err != nil {
 		return err
 	}
@@ -74,14 +87,42 @@ func Run(ctx context.Context, cfg Config, log *zap.Logger) (err error) {
 	if err != nil {
 		return fmt.Errorf("--listen-address: %w", err)
 	}
-	log.Info("ror serves", zap.Stringer("address", l.Addr()), zap.String("url", cfg.ExternalURL))
+	observability, err := listenForOperators(ctx, cfg.ObservabilityListenAddress)
+	if err != nil {
+		return errors.Join(err, l.Close())
+	}
+	log.Info("ror serves", zap.Stringer("address", l.Addr()), zap.String("url", cfg.ExternalURL), zap.String("observability", addressOf(observability)))
 	g, ctx := errgroup.WithContext(ctx)
+	if observability != nil {
+		g.Go(func() error {
+			return (&admin.Server{Gatherer: metrics, Checks: []admin.Check{{Name: "database", Ready: reg.Ready}}}).Run(ctx, observability)
+		})
+	}
 	g.Go(func() error {
 		notifier.Run(ctx)
 		return nil
 	})
 	g.Go(func() error { return serve(ctx, l, handler, log) })
 	return g.Wait()
+}
+
+// listenForOperators listens on HOST:PORT; nil: that is empty.
+func listenForOperators(ctx context.Context, address string) (net.Listener, error) {
+	if address == "" {
+		return nil, nil //nolint:nilnil // nobody is to be let in
+	}
+	l, err := new(net.ListenConfig).Listen(ctx, "tcp", address)
+	if err != nil {
+		return nil, fmt.Errorf("--observability-listen-address: %w", err)
+	}
+	return l, nil
+}
+
+func addressOf(l net.Listener) string {
+	if l == nil {
+		return ""
+	}
+	return l.Addr().String()
 }
 
 // serve serves on l until ctx ends, then lets requests in flight finish.
@@ -113,12 +154,27 @@ func serve(ctx context.Context, l net.Listener, handler http.Handler, log *zap.L
 	return g.Wait()
 }
 
+// parts are what the rooms stand on.
+type parts struct {
+	secrets  secrets
+	log      *zap.Logger
+	registry *registry.Registry
+	gitaly   *gitaly.Client
+	kas      *kasapi.Client
+	notifier *kasapi.Notifier
+	// registered holds what is served of the metrics.
+	registered *prometheus.Registry
+	metrics    *metrics
+	tracing    *tracing.Tracing
+}
+
 // newHandler wires the rooms. Streams end with ctx; other requests use their own contexts.
-func newHandler(ctx context.Context, cfg Config, s secrets, log *zap.Logger, reg *registry.Registry, git *gitaly.Client, kas *kasapi.Client, notifier *kasapi.Notifier) (http.Handler, error) {
-	projects := hosting.NewProjects(reg, git)
-	view := overview.New(reg, kas)
-	commands := control.New(reg, kas, log.Named("audit"))
-	inside := clusters.New(kas)
+func newHandler(ctx context.Context, cfg Config, p parts) (http.Handler, error) {
+	log, reg := p.log, p.registry
+	projects := hosting.NewProjects(reg, p.gitaly)
+	view := overview.New(reg, p.kas)
+	commands := control.New(reg, p.kas, log.Named("audit"))
+	inside := clusters.New(p.kas)
 	isUnavailable := func(err error) bool { return errors.Is(err, gitaly.ErrUnavailable) }
 
 	pages, err := page.NewServer(page.Config{
@@ -128,33 +184,37 @@ func newHandler(ctx context.Context, cfg Config, s secrets, log *zap.Logger, reg
 	if err != nil {
 		return nil, fmt.Errorf("pages: %w", err)
 	}
-	metrics := admin.NewRegistry()
-	instrument := instrumenter(metrics)
+	measured, soon := p.metrics.requests, p.metrics.speed
 
 	api := http.NewServeMux()
 	restConfig := rest.Config{
-		ExternalURL: cfg.ExternalURL, KasAgentAddress: cfg.KasAgentAddress, KasProxyURL: cfg.KasProxyURL, KasProxyCA: s.proxyCA,
+		ExternalURL: cfg.ExternalURL, KasAgentAddress: cfg.KasAgentAddress, KasProxyURL: cfg.KasProxyURL, KasProxyCA: p.secrets.proxyCA,
 		IsUnavailable: isUnavailable, Log: log.Named("rest"),
 	}
 	rest.NewServer(restConfig, reg, projects, view, commands, inside).Register(api) //nolint:contextcheck // handlers use their requests' contexts
 	internal := http.NewServeMux()
 	internalapi.NewServer(internalapi.Config{
-		KasSecret: s.kas, ShellSecret: s.shell, ExternalURL: cfg.ExternalURL, Log: log.Named("internalapi"),
-		OnPush: func(p registry.Push) { notifier.Pushed(p.Project.ID, p.Project.FullPath) },
-	}, reg, git).Register(internal)
+		KasSecret: p.secrets.kas, ShellSecret: p.secrets.shell, ExternalURL: cfg.ExternalURL, Log: log.Named("internalapi"),
+		OnPush: func(ctx context.Context, push registry.Push) {
+			soon.pushed(push)
+			p.notifier.Pushed(ctx, push.Project.ID, push.Project.FullPath)
+		},
+		OnStatus: soon.told,
+	}, reg, p.gitaly).Register(internal)
 
 	mux := http.NewServeMux()
-	mux.Handle("/api/", instrument("rest", api))
-	mux.Handle("/api/v4/internal/", instrument("internalapi", internal))
-	mux.Handle("/api/v4/job/", instrument("internalapi", internal))
-	mux.Handle("/", instrument("page", pages))
-	mux.Handle("GET /-/metrics", promhttp.HandlerFor(metrics, promhttp.HandlerOpts{}))
+	mux.Handle("/api/", measured.of("rest", api))
+	mux.Handle("/api/v4/internal/", measured.of("internalapi", internal))
+	mux.Handle("/api/v4/job/", measured.of("internalapi", internal))
+	mux.Handle("/", measured.of("page", withPattern(pages, page.Pattern)))
+	mux.Handle("GET /-/metrics", promhttp.HandlerFor(p.registered, promhttp.HandlerOpts{}))
 	mux.HandleFunc("GET /-/liveness", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
 	mux.HandleFunc("GET /-/readiness", readiness(reg))
 
-	timed, streams := withDeadline(mux), endWith(ctx, mux)
-	gitServer := githttp.NewServer(githttp.Config{Log: log.Named("githttp")}, reg, git)
-	gitHandler := instrument("githttp", gitServer)
+	traced := tracer(p.tracing)
+	timed, streams := withDeadline(traced(mux)), endWith(ctx, mux)
+	gitServer := githttp.NewServer(githttp.Config{Log: log.Named("githttp")}, reg, p.gitaly)
+	gitHandler := traced(measured.of("githttp", withPattern(gitServer, githttp.Pattern)))
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if gitServer.Handles(r) {
 			gitHandler.ServeHTTP(w, r)
@@ -166,19 +226,6 @@ func newHandler(ctx context.Context, cfg Config, s secrets, log *zap.Logger, reg
 		}
 		timed.ServeHTTP(w, r)
 	}), nil
-}
-
-// instrumenter measures requests by room.
-func instrumenter(metrics *prometheus.Registry) func(room string, h http.Handler) http.Handler {
-	duration := prometheus.NewHistogramVec(prometheus.HistogramOpts{
-		Name:    "ror_http_request_duration_seconds",
-		Help:    "How long requests took, by the part of RoR that served them.",
-		Buckets: prometheus.ExponentialBuckets(0.001, 4, 8),
-	}, []string{"room", "code"})
-	metrics.MustRegister(duration)
-	return func(room string, h http.Handler) http.Handler {
-		return promhttp.InstrumentHandlerDuration(duration.MustCurryWith(prometheus.Labels{"room": room}), h)
-	}
 }
 
 // withDeadline bounds how long a client may take to send a request and to take the

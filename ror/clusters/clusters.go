@@ -23,6 +23,7 @@ type Kas interface {
 	ClusterList(context.Context, *railsrpc.ClusterListRequest, func(*clusterstate.ListResponse) error) error
 	ClusterWatch(context.Context, *railsrpc.ClusterWatchRequest, func(*clusterstate.WatchResponse) error) error
 	ListFleet(context.Context, *railsrpc.ListFleetRequest, func(*railsrpc.ListFleetResponse) error) error
+	Diagnose(context.Context, *railsrpc.DiagnoseRequest) (*railsrpc.DiagnoseResponse, error)
 }
 
 // Clusters is safe for concurrent use.

@@ -1,5 +1,6 @@
 // Package clusters answers people's questions about what is in the clusters of agents:
-// one object, a list, a watch, and a list over many agents. The page and the REST API
+// one object, a list, a watch, and a list over many agents; and about why an agent does not
+// do what it should (Diagnose). The page and the REST API
 // go through it, so that both name resources, bound answers and word failures alike.
 //
 // In go an agent that the caller has found the user to be allowed to see, and a

@@ -23,6 +23,7 @@ type Kas struct {
 	Differences *railsrpc.DiffResponse
 
 	Clusters
+	Diagnostics
 }
 
 // ConnectedAgents implements what overview asks of kas.

@@ -52,12 +52,12 @@ type Client struct {
 }
 
 // NewClient does not connect yet. The caller closes the client.
-func NewClient(cfg Config) (*Client, error) {
+func NewClient(cfg Config, options ...grpc.DialOption) (*Client, error) {
 	target, transport, err := parseAddress(cfg.Address)
 	if err != nil {
 		return nil, err
 	}
-	conn, err := grpc.NewClient(target,
+	options = append([]grpc.DialOption{
 		grpc.WithTransportCredentials(transport),
 		grpc.WithPerRPCCredentials(gitalyauth.RPCCredentialsV2(cfg.Token)),
 		grpc.WithConnectParams(grpc.ConnectParams{
@@ -65,7 +65,8 @@ func NewClient(cfg Config) (*Client, error) {
 			Backoff:           backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 2, Jitter: 0.2, MaxDelay: 500 * time.Millisecond},
 			MinConnectTimeout: 5 * time.Second,
 		}),
-	)
+	}, options...)
+	conn, err := grpc.NewClient(target, options...)
 	if err != nil {
 		return nil, fmt.Errorf("gitaly client: %w", err)
 	}

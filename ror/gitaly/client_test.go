@@ -18,6 +18,7 @@ import (
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 
+	"github.com/kas-agentk/kas/internal/tracing"
 	"github.com/kas-agentk/kas/ror/gitaly"
 	"github.com/kas-agentk/kas/ror/registry"
 )
@@ -213,4 +214,22 @@ func TestReceivePack_EndsWhenTheClientBreaksOff(t *testing.T) {
 	err := c.ReceivePack(t.Context(), project, user, gitaly.Exchange{In: in, Out: io.Discard, StopReading: func() {}})
 	require.ErrorIs(t, err, broken)
 	<-ended
+}
+
+func TestReceivePack_TellsTheHooksOfItsTrace(t *testing.T) {
+	s, c := start(t)
+	told := make(chan []string, 1)
+	s.receive = func(stream gitalypb.SmartHTTPService_PostReceivePackServer) error {
+		told <- metadata.ValueFromIncomingContext(stream.Context(), "x-gitlab-correlation-id")
+		return nil
+	}
+	push := func(ctx context.Context) []string {
+		t.Helper()
+		x := gitaly.Exchange{In: strings.NewReader(""), Out: io.Discard, StopReading: func() {}}
+		require.NoError(t, c.ReceivePack(ctx, project, user, x))
+		return <-told
+	}
+	require.Empty(t, push(t.Context()))
+	const traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+	require.Equal(t, []string{traceparent}, push(tracing.WithTraceparent(t.Context(), traceparent)))
 }

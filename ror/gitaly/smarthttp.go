@@ -9,10 +9,16 @@ import (
 	"gitlab.com/gitlab-org/gitaly/v14/proto/go/gitalypb"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 
+	"github.com/kas-agentk/kas/internal/tracing"
 	"github.com/kas-agentk/kas/ror/registry"
 )
+
+// correlationKey is metadata whose value Gitaly's hooks have as header X-Request-ID of their
+// own requests.
+const correlationKey = "x-gitlab-correlation-id"
 
 // chunk is how many bytes of a pack go into one message.
 const chunk = 128 << 10
@@ -99,6 +105,10 @@ func (c *Client) ReceivePack(ctx context.Context, p registry.Project, u registry
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	c.awaitReady(ctx)
+	// Gitaly's hooks say it again when they call.
+	if traceparent := tracing.Traceparent(ctx); traceparent != "" {
+		ctx = metadata.AppendToOutgoingContext(ctx, correlationKey, traceparent)
+	}
 	stream, err := c.smartHTTP.PostReceivePack(ctx)
 	if err != nil {
 		return classify("receive pack", p, err)

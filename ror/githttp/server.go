@@ -84,6 +84,15 @@ func (s *Server) Handles(r *http.Request) bool {
 	return ok
 }
 
+// Pattern is the route of a request that Handles accepts.
+func Pattern(r *http.Request) string {
+	q, _ := parse(r)
+	if q.refs {
+		return "/{project}.git/" + infoRefs
+	}
+	return "/{project}.git/" + string(q.service)
+}
+
 // refusal is an answer that is not Git's.
 type refusal struct {
 	status  int

@@ -127,6 +127,9 @@ func (s *Server) syncStatus(w http.ResponseWriter, r *http.Request) error {
 	if err := s.registry.ApplyUpdate(r.Context(), &update); err != nil {
 		return err
 	}
+	if status := update.GetStatus(); status != nil {
+		s.cfg.OnStatus(status)
+	}
 	s.cfg.Log.Debug("sync status stored", logging.AgentID(update.GetAgentId()),
 		logging.Project(update.GetStatus().GetProjectId()), zap.Stringer("state", update.GetStatus().GetState()))
 	w.WriteHeader(http.StatusNoContent)

@@ -150,7 +150,7 @@ func (s *Server) postReceive(w http.ResponseWriter, r *http.Request) error {
 	if err := s.registry.RecordPush(r.Context(), push); err != nil {
 		return err
 	}
-	s.cfg.OnPush(push)
+	s.cfg.OnPush(r.Context(), push)
 	s.cfg.Log.Info("push", zap.String("project", p.FullPath), zap.String("user", user.Username), zap.Int("refs", len(push.Changes)))
 	jsonhttp.Write(w, http.StatusOK, postReceiveAnswer{
 		Decreased: true,

@@ -1,6 +1,7 @@
 package internalapi
 
 import (
+	"context"
 	"crypto/subtle"
 	"encoding/base64"
 	"net/http"
@@ -9,6 +10,7 @@ import (
 	"go.uber.org/zap"
 	"k8s.io/utils/clock"
 
+	"github.com/kas-agentk/kas/api/syncstatus"
 	"github.com/kas-agentk/kas/internal/gitlabapi"
 	"github.com/kas-agentk/kas/internal/jwtauth"
 	"github.com/kas-agentk/kas/ror/jsonhttp"
@@ -40,7 +42,10 @@ type Config struct {
 	// ExternalURL of RoR, without a slash at the end.
 	ExternalURL string
 	// OnPush hears of each push once it is recorded. It must return at once. May be nil.
-	OnPush func(registry.Push)
+	OnPush func(context.Context, registry.Push)
+	// OnStatus hears of each project's status that kas tells, once it is stored. It must
+	// return at once and change nothing. May be nil.
+	OnStatus func(*syncstatus.ProjectStatus)
 	// Clock tells the time. Default: the real one.
 	Clock clock.PassiveClock
 	Log   *zap.Logger
@@ -59,7 +64,10 @@ func NewServer(cfg Config, r *registry.Registry, repositories Repositories) *Ser
 		cfg.Clock = clock.RealClock{}
 	}
 	if cfg.OnPush == nil {
-		cfg.OnPush = func(registry.Push) {}
+		cfg.OnPush = func(context.Context, registry.Push) {}
+	}
+	if cfg.OnStatus == nil {
+		cfg.OnStatus = func(*syncstatus.ProjectStatus) {}
 	}
 	return &Server{cfg: cfg, registry: r, repositories: repositories}
 }

@@ -1,6 +1,7 @@
 package internalapi_test
 
 import (
+	"context"
 	"encoding/base64"
 	"encoding/json"
 	"net/http"
@@ -71,7 +72,7 @@ func newHouse(t *testing.T) *house {
 	mux := http.NewServeMux()
 	internalapi.NewServer(internalapi.Config{
 		KasSecret: kasSecret, ShellSecret: []byte(shellSecret + "\n"), ExternalURL: "http://ror", Clock: h.clock, Log: testkit.Logger(t),
-		OnPush: func(p registry.Push) { h.pushes = append(h.pushes, p) },
+		OnPush: func(_ context.Context, p registry.Push) { h.pushes = append(h.pushes, p) },
 	}, h.reg, repositories{}).Register(mux)
 	h.handler = mux
 	return h

@@ -1,9 +1,10 @@
-// Package kasapi asks kas, over gRPC, which agents are connected and what is in their
-// clusters, carries people's commands to agents, and tells kas what happened. Each call
-// carries a JWT that is less than a second old and has a deadline of its own: which agents
-// are connected is answered within a second, so that a page never waits for a kas that is
-// away; a command and a question take as long as the agent behind kas may, and a watch as
-// long as its context. The connection is made when first needed and again whenever it broke.
+// Package kasapi asks kas, over gRPC, which agents are connected, what is in their
+// clusters, and what is wrong with an agent, carries people's commands to agents, and tells
+// kas what happened. Each call carries a JWT that is less than a second old and has a
+// deadline of its own: which agents are connected is answered within a second, so that a
+// page never waits for a kas that is away; a command and a question take as long as the
+// agent behind kas may, and a watch as long as its context. The connection is made when
+// first needed and again whenever it broke.
 //
 // A command or question that came to nothing is an *Error, whose message is for people.
 package kasapi
@@ -11,7 +12,6 @@ package kasapi
 import (
 	"context"
 	"fmt"
-	"sync"
 	"time"
 
 	"google.golang.org/grpc"
@@ -43,6 +43,8 @@ type Client struct {
 	tracker railsrpc.AgentTrackerClient
 	sync    railsrpc.SyncStatusClient
 	state   railsrpc.ClusterStateClient
+
+	diagnostics railsrpc.AgentDiagnosticsClient
 }
 
 // NewClient does not connect yet. The caller closes the client.
@@ -53,7 +55,7 @@ func NewClient(cfg Config, options ...grpc.DialOption) (*Client, error) {
 	options = append([]grpc.DialOption{
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithPerRPCCredentials(grpctool.TokenCredentials{
-			Token:     (&signer{secret: cfg.Secret, clock: cfg.Clock}).token,
+			Token:     jwtauth.NewSigner(cfg.Secret, jwtauth.IssuerGitlab, jwtauth.AudienceKas, cfg.Clock).Token,
 			Plaintext: true,
 		}),
 		grpc.WithConnectParams(grpc.ConnectParams{
@@ -67,31 +69,8 @@ func NewClient(cfg Config, options ...grpc.DialOption) (*Client, error) {
 	}
 	return &Client{
 		conn: conn, tracker: railsrpc.NewAgentTrackerClient(conn), sync: railsrpc.NewSyncStatusClient(conn), state: railsrpc.NewClusterStateClient(conn),
+		diagnostics: railsrpc.NewAgentDiagnosticsClient(conn),
 	}, nil
-}
-
-// signer makes tokens, one a second at the most: that is how finely they tell time.
-type signer struct {
-	secret []byte
-	clock  clock.PassiveClock
-
-	mu     sync.Mutex
-	second int64
-	newest string
-}
-
-func (s *signer) token() (string, error) {
-	now := s.clock.Now()
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.newest != "" && now.Unix() == s.second {
-		return s.newest, nil
-	}
-	token, err := jwtauth.Sign(s.secret, jwtauth.IssuerGitlab, jwtauth.AudienceKas, now)
-	if err == nil {
-		s.newest, s.second = token, now.Unix()
-	}
-	return token, err
 }
 
 // Close ends the connection.

@@ -58,7 +58,7 @@ func start(t *testing.T, s *tracker, commands *statuses, with []byte) *kasapi.Cl
 }
 
 // serve returns a client of a kas that has what register registers.
-func serve(t *testing.T, with []byte, register func(*grpc.Server)) *kasapi.Client {
+func serve(t *testing.T, with []byte, register func(*grpc.Server), options ...grpc.DialOption) *kasapi.Client {
 	t.Helper()
 	l := bufconn.Listen(1 << 16)
 	srv := grpc.NewServer(grpc.WaitForHandlers(true))
@@ -66,7 +66,7 @@ func serve(t *testing.T, with []byte, register func(*grpc.Server)) *kasapi.Clien
 	done := make(chan error, 1)
 	go func() { done <- srv.Serve(l) }()
 	c, err := kasapi.NewClient(kasapi.Config{Address: "passthrough:///kas", Secret: with},
-		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return l.DialContext(ctx) }))
+		append(options, grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return l.DialContext(ctx) }))...)
 	require.NoError(t, err)
 	t.Cleanup(func() {
 		require.NoError(t, c.Close())

@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	"go.opentelemetry.io/otel/trace"
 	"go.uber.org/zap"
 
 	"github.com/kas-agentk/kas/api/railsrpc"
@@ -27,6 +28,8 @@ type Notifier struct {
 type notification struct {
 	about string
 	send  func(context.Context) error
+	// trace that it is part of, if that is valid.
+	trace trace.SpanContext
 }
 
 // Notifier returns one over the client's connection.
@@ -34,9 +37,10 @@ func (c *Client) Notifier(log *zap.Logger) *Notifier {
 	return &Notifier{client: railsrpc.NewNotificationsClient(c.conn), log: log, queue: make(chan notification, maxNotifications)}
 }
 
-// Pushed says that refs of a project were changed. It does not block.
-func (n *Notifier) Pushed(projectID int64, fullPath string) {
-	n.put("push to "+fullPath, func(ctx context.Context) error {
+// Pushed says that refs of a project were changed, as part of the trace of ctx. It does not
+// block.
+func (n *Notifier) Pushed(ctx context.Context, projectID int64, fullPath string) {
+	n.put(trace.SpanContextFromContext(ctx), "push to "+fullPath, func(ctx context.Context) error {
 		_, err := n.client.GitPushEvent(ctx, &railsrpc.GitPushEventRequest{Project: &railsrpc.Project{Id: projectID, FullPath: fullPath}})
 		return err
 	})
@@ -45,15 +49,15 @@ func (n *Notifier) Pushed(projectID int64, fullPath string) {
 // AgentRevoked says that a token of an agent, or the agent itself, is no more. It does
 // not block.
 func (n *Notifier) AgentRevoked(agentID int64) {
-	n.put("revoked token", func(ctx context.Context) error {
+	n.put(trace.SpanContext{}, "revoked token", func(ctx context.Context) error {
 		_, err := n.client.AgentTokenRevoked(ctx, &railsrpc.AgentTokenRevokedRequest{AgentId: agentID})
 		return err
 	})
 }
 
-func (n *Notifier) put(about string, send func(context.Context) error) {
+func (n *Notifier) put(within trace.SpanContext, about string, send func(context.Context) error) {
 	select {
-	case n.queue <- notification{about: about, send: send}:
+	case n.queue <- notification{about: about, send: send, trace: within}:
 	default:
 		n.log.Warn("kas is not told: too much waits for it already", zap.String("about", about))
 	}
@@ -66,7 +70,7 @@ func (n *Notifier) Run(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case next := <-n.queue:
-			call, cancel := context.WithTimeout(ctx, notifyTimeout)
+			call, cancel := context.WithTimeout(trace.ContextWithSpanContext(ctx, next.trace), notifyTimeout)
 			err := next.send(call)
 			cancel()
 			if err != nil && ctx.Err() == nil {

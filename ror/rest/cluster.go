@@ -12,6 +12,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/kas-agentk/kas/api/clusterstate"
+	"github.com/kas-agentk/kas/api/railsrpc"
 	"github.com/kas-agentk/kas/ror/clusters"
 	"github.com/kas-agentk/kas/ror/jsonhttp"
 	"github.com/kas-agentk/kas/ror/kasapi"
@@ -25,6 +26,7 @@ type Clusters interface {
 	List(context.Context, registry.Agent, *clusterstate.ListRequest) (*clusterstate.ListResponse, error)
 	Watch(context.Context, registry.Agent, *clusterstate.WatchRequest, func(*clusterstate.WatchResponse) error) error
 	Fleet(context.Context, []registry.Agent, *clusterstate.ListRequest) ([]clusters.Answer, error)
+	Diagnose(context.Context, registry.Agent, *railsrpc.AgentTokens) (*railsrpc.DiagnoseResponse, error)
 }
 
 // listJSON answers GET cluster_state/<resource>. Source and columns are the protobuf

@@ -1,9 +1,9 @@
 // Package rest serves RoR's public REST API under /api/v4: users, projects, members,
 // agents, their tokens, and sync statuses, with commands to sync, suspend, resume,
-// approve of deletions and compare; and what is in clusters, as lists, objects and
-// watches. CI jobs can be started and finished, for the sake of their tokens; nothing runs
+// approve of deletions and compare; why an agent does not do what it should (doctor); and
+// what is in clusters, as lists, objects and watches. CI jobs can be started and finished, for the sake of their tokens; nothing runs
 // them. Names and shapes are GitLab's; what is ours beyond them (connections of agents,
-// sync_status, cluster_state, starting jobs) is additional fields and endpoints.
+// sync_status, doctor, cluster_state, starting jobs) is additional fields and endpoints.
 //
 // Who calls is known by a personal access token (header PRIVATE-TOKEN, or
 // Authorization: Bearer); browser sessions are not accepted here, so other sites

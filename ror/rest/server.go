@@ -125,6 +125,8 @@ func (s *Server) Register(mux *http.ServeMux) {
 		"POST /projects/{id}/cluster_agents/{agent}/sync_status/resume":        s.ofAgent(registry.Access.Administer, s.command(control.Resume)),
 		"POST /projects/{id}/cluster_agents/{agent}/sync_status/approve_prune": s.ofAgent(registry.Access.Administer, s.command(control.ApprovePrune)),
 
+		"GET /projects/{id}/cluster_agents/{agent}/doctor": s.ofAgent(registry.Access.ReadAgents, s.doctor),
+
 		"GET /cluster_state/{resource}":                                             s.listFleet,
 		"GET /projects/{id}/cluster_agents/{agent}/cluster_state/{resource}":        s.ofAgent(registry.Access.ReadAgents, s.listObjects),
 		"GET /projects/{id}/cluster_agents/{agent}/cluster_state/{resource}/{name}": s.ofAgent(registry.Access.ReadAgents, s.getObject),
