@@ -111,6 +111,7 @@ func demoCommand(cache *string) *cobra.Command {
 	}
 	cmd.Flags().StringVar(&cfg.Dir, "dir", "", "folder that keeps all state (default .demo in the checkout)")
 	cmd.Flags().StringVar(&cfg.Kubeconfig, "kubeconfig", "", "use this cluster instead of a control plane of its own")
+	cmd.Flags().StringVar(&cfg.TracingEndpoint, "tracing-otlp-endpoint", "", "URL of an OTLP/HTTP collector for the traces of all programs, such as http://127.0.0.1:4318/v1/traces (default none)")
 	cmd.Flags().BoolVar(&withParent, "end-with-parent", false, "end, in good order, when the process that started this one has ended")
 	return cmd
 }

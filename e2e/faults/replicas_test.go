@@ -29,6 +29,7 @@ func TestReplicas(t *testing.T) {
 	r := &replicas{owner.NewReplicas(3, time.Hour)}
 	t.Run("each of them answers", r.eachAnswers)
 	t.Run("an agent moves", r.agentMoves)
+	t.Run("watches begin at any of them, at any moment", r.watchesBegin)
 	t.Run("one is replaced", r.oneIsReplaced)
 	t.Run("a token is revoked", r.tokenRevoked)
 	t.Run("one is killed in mid-call and mid-watch", r.oneIsKilled)
@@ -179,6 +180,47 @@ func (r *replicas) agentMoves(t *testing.T) {
 	}
 }
 
+// watchRounds is how often an agent moves on while watches of it begin.
+const watchRounds = 3
+
+// Watches begin while the agent is on its way from one kas to the next, and go on while it
+// goes on: nobody waits in vain, wherever he asks.
+func (r *replicas) watchesBegin(t *testing.T) {
+	f, balancer, _ := r.synced(t, 0)
+	var before []*harness.Watch
+	for round := range watchRounds {
+		balancer.Prefer(r.Addresses(round + 1)...)
+		balancer.Cut()
+		query := maps(f)
+		query.LabelSelector = fmt.Sprintf("round!=%d", round) // true of all, and asked by nobody before
+		fresh := make([]*harness.Watch, len(r.Kas))
+		for i, kas := range r.Kas {
+			fresh[i] = f.ClusterStateAt(kas.APIAddress).Watch(query)
+		}
+		for i, kas := range r.Kas {
+			f.Eventually(func() error {
+				if fresh[i].Times(harness.ToldSynced) > 0 {
+					return nil
+				}
+				if err := fresh[i].Ended(); status.Code(err) == codes.Unavailable { // its first question was cut off
+					fresh[i] = f.ClusterStateAt(kas.APIAddress).Resume(fresh[i])
+				} else if err != nil {
+					t.Fatal(err)
+				}
+				return fmt.Errorf("kas %d has told a watch only %v", i, fresh[i].Told())
+			})
+		}
+		put(f, fmt.Sprint("round-", round), "1")
+		for _, w := range append(before, fresh...) {
+			catchUp(f, w)
+		}
+		for _, w := range before {
+			w.Stop()
+		}
+		before = fresh
+	}
+}
+
 func (r *replicas) oneIsReplaced(t *testing.T) {
 	f, _, commit := r.synced(t, 0)
 	seen := r.watch(f, 2)
@@ -224,6 +266,7 @@ func (r *replicas) tokenRevoked(t *testing.T) {
 
 func (r *replicas) oneIsKilled(t *testing.T) {
 	f, _, commit := r.synced(t, 0)
+	lost, _, lostCommit := r.synced(t, 0) // its agent dies together with the kas
 	direct, other := f.ClusterStateAt(r.Kas[0].APIAddress), f.ClusterStateAt(r.Kas[1].APIAddress)
 	watches := []*harness.Watch{direct.Watch(maps(f)), other.Watch(maps(f))}
 	for _, w := range watches {
@@ -232,6 +275,7 @@ func (r *replicas) oneIsKilled(t *testing.T) {
 	r.WaitStatus(f, 1, harness.Is(syncstatus.State_STATE_SYNCED, commit))
 	seen := r.watch(f, 1)
 
+	lost.Pause(lost.Agentk.Process)   // so that it goes nowhere else
 	goOn := f.Pause(f.Agentk.Process) // so that a call is under way for sure
 	answered := make(chan error, 1)
 	ctx, cancel := context.WithTimeout(t.Context(), foundWithin)
@@ -245,6 +289,7 @@ func (r *replicas) oneIsKilled(t *testing.T) {
 	})
 	begun := time.Now()
 	r.Kas[0].Kill()
+	lost.Agentk.Kill()
 	if err := <-answered; status.Code(err) != codes.Unavailable {
 		t.Errorf("the call under way ended with %v", err)
 	}
@@ -281,6 +326,10 @@ func (r *replicas) oneIsKilled(t *testing.T) {
 	f.Start(r.Kas[0])
 	r.WaitStatus(f, 0, harness.Is(syncstatus.State_STATE_SYNCED, commit))
 	f.Eventually(func() error { return getWithin(f, f.ClusterStateAt(r.Kas[0].APIAddress), "b", 5*time.Second) })
+	// Of who comes to none of them RoR is told all the same.
+	if s := lost.WaitStatus(harness.Is(syncstatus.State_STATE_OFFLINE, lostCommit)); s.GetConnected() || s.GetAppliedCommit() != lostCommit {
+		t.Errorf("RoR says %v", s)
+	}
 }
 
 func (r *replicas) partition(t *testing.T) {

@@ -1,10 +1,9 @@
 package harness
 
 import (
-	"time"
-
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
+	"k8s.io/utils/clock"
 
 	"github.com/kas-agentk/kas/internal/grpctool"
 	"github.com/kas-agentk/kas/internal/jwtauth"
@@ -20,9 +19,7 @@ func (f *Fixture) DialAPI(address string) *grpc.ClientConn {
 	}
 	conn, err := grpc.NewClient(address, grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithPerRPCCredentials(grpctool.TokenCredentials{
-			Token: func() (string, error) {
-				return jwtauth.Sign(secret, jwtauth.IssuerGitlab, jwtauth.AudienceKas, time.Now())
-			},
+			Token:     jwtauth.NewSigner(secret, jwtauth.IssuerGitlab, jwtauth.AudienceKas, clock.RealClock{}).Token,
 			Plaintext: true,
 		}))
 	if err != nil {

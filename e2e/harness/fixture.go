@@ -146,7 +146,8 @@ func (f *Fixture) NewAgentkWith(name string, change func(*stack.AgentkConfig)) *
 	cfg := stack.AgentkConfig{
 		Dir: filepath.Join(f.Dir, f.Name, name), Program: f.Programs.Agentk, KasAddress: f.Stack.KasAgentAddress,
 		Token: f.Token.Token, Kubeconfig: f.Cluster.Kubeconfig, Namespace: f.AgentNamespace,
-		Args: []string{"--log-level=" + logLevel()},
+		TracingEndpoint: f.Stack.TracingEndpoint(),
+		Args:            []string{"--log-level=" + logLevel()},
 	}
 	change(&cfg)
 	a, err := stack.NewAgentk(cfg)

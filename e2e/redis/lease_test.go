@@ -14,14 +14,12 @@ import (
 	"github.com/kas-agentk/kas/kas/replicas"
 )
 
-// hold runs a lease. end gives it up.
+// hold takes part in a lease. end gives it up.
 func hold(t *testing.T, p *replica, name string) (l *replicas.Lease, end func()) {
 	t.Helper()
 	l = p.Lease(name)
-	ctx, cancel := context.WithCancel(context.Background())
-	var running sync.WaitGroup
-	running.Go(func() { _ = l.Run(ctx) })
-	end = func() { cancel(); running.Wait() }
+	l.Begin()
+	end = sync.OnceFunc(l.End)
 	t.Cleanup(end)
 	return l, end
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -158,18 +159,100 @@ func TestEntries_AreThoseOfAllReplicas(t *testing.T) {
 	}
 }
 
-func TestReplica_ThatEndsTakesBackWhatItSaid(t *testing.T) {
+func TestReplica_ThatEndsTakesBackThatItIsThere(t *testing.T) {
 	t.Parallel()
 	redis := start(t)
 	all := several(t, redis, "grpc://a:1", "grpc://b:1")
 	all[1].Here(7, []byte("seven"))
 	all[0].finds(t, 7, "grpc://b:1")
 	all[1].end()
-	keys, err := reach(t, redis).Do(t.Context(), reach(t, redis).B().Keys().Pattern("*b:1*").Build()).AsStrSlice()
+	c := reach(t, redis)
+	alive, err := c.Do(t.Context(), c.B().Zrange().Key("gitlab-kas:replicas").Min("0").Max("-1").Build()).AsStrSlice()
 	require.NoError(t, err)
-	require.Empty(t, keys)
+	require.Equal(t, []string{"grpc://a:1"}, alive)
 	all[0].finds(t, 7)
 	all[0].seesAllOf(t, []string{"grpc://a:1"})
+	keys, err := c.Do(t.Context(), c.B().Keys().Pattern("*b:1*").Build()).AsStrSlice()
+	require.NoError(t, err)
+	for _, key := range keys { // what it had goes of itself, once the others have read it
+		left, err := c.Do(t.Context(), c.B().Pttl().Key(key).Build()).AsInt64()
+		require.NoError(t, err)
+		require.Positive(t, left, "%s stays for ever", key)
+	}
+}
+
+// orphans are those that a replica is told of, and when it is its turn.
+type orphans struct {
+	mu   sync.Mutex
+	told []string
+}
+
+func (o *orphans) take(ids []int64, turn int) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.told = append(o.told, fmt.Sprintf("%v turn %d", ids, turn))
+}
+
+func (o *orphans) are(t *testing.T, want ...string) {
+	t.Helper()
+	testkit.Eventually(t, func() error {
+		o.mu.Lock()
+		defer o.mu.Unlock()
+		if !slices.Equal(o.told, want) {
+			return fmt.Errorf("told of %q, want %q", o.told, want)
+		}
+		return nil
+	})
+}
+
+func TestOrphans_AreToldOfToAllThatAreLeft(t *testing.T) {
+	t.Parallel()
+	redis := start(t)
+	listen := func(address, url string, alive time.Duration) (*replica, *orphans) {
+		told := &orphans{}
+		cfg := config(address, url)
+		cfg.AliveTTL = alive // of no two more than twice the other's
+		return runWith(t, cfg, func(r *replicas.Replicas) { r.Orphans(told.take) }), told
+	}
+	relay := relayTo(t, redis)
+	const long, short = 10 * time.Second, 6 * time.Second // nobody is to be taken for gone who is only slow
+	a, toldA := listen(redis.Address, "grpc://a:1", long)
+	b, toldB := listen(redis.Address, "grpc://b:1", long)
+	c, _ := listen(redis.Address, "grpc://c:1", long)
+	d, _ := listen(relay.address, "grpc://d:1", short)
+	all := []string{a.url, b.url, c.url, d.url}
+	a.seesAllOf(t, all)
+	b.seesAllOf(t, all)
+	c.Here(7, []byte("seven"))
+	c.Here(8, []byte("eight"))
+	a.finds(t, 7, c.url)
+	a.finds(t, 8, c.url)
+	c.end()
+	toldA.are(t, "[7 8] turn 0")
+	toldB.are(t, "[7 8] turn 1")
+
+	d.Here(9, []byte("nine"))
+	a.finds(t, 9, d.url)
+	b.finds(t, 9, d.url)
+	restore := relay.BlackHole() // it is not there any more, and has not said so
+	defer restore()
+	toldA.are(t, "[7 8] turn 0", "[9] turn 0")
+	toldB.are(t, "[7 8] turn 1", "[9] turn 1")
+}
+
+func TestOrphans_AreToldOfToWhoHasTheURLNext(t *testing.T) {
+	t.Parallel()
+	redis := start(t)
+	relay := relayTo(t, redis)
+	before := run(t, config(relay.address, "grpc://b:1"))
+	before.Here(7, []byte("seven"))
+	watcher := run(t, config(redis.Address, "grpc://a:1"))
+	watcher.finds(t, 7, "grpc://b:1")
+	restore := relay.BlackHole()
+	defer restore()
+	told := &orphans{}
+	runWith(t, config(redis.Address, "grpc://b:1"), func(r *replicas.Replicas) { r.Orphans(told.take) })
+	told.are(t, "[7] turn 1")
 }
 
 // What a replica that was killed has said is what one says that has lost its Redis.

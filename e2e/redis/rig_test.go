@@ -86,11 +86,18 @@ func hasty(address, url string) replicas.Config {
 
 func run(tb testing.TB, cfg replicas.Config) *replica {
 	tb.Helper()
+	return runWith(tb, cfg, func(*replicas.Replicas) {})
+}
+
+// runWith calls prepare before the replica runs.
+func runWith(tb testing.TB, cfg replicas.Config, prepare func(*replicas.Replicas)) *replica {
+	tb.Helper()
 	log, logs := observer.New(zap.InfoLevel)
 	p := &replica{url: cfg.Self, metrics: prometheus.NewRegistry(), log: logs}
 	var err error
 	p.Replicas, err = replicas.New(cfg, replicas.Collaborators{Registerer: p.metrics, Log: zap.New(log)})
 	require.NoError(tb, err)
+	prepare(p.Replicas)
 	ctx, cancel := context.WithCancel(context.Background())
 	var running sync.WaitGroup
 	running.Go(func() { _ = p.Run(ctx) })

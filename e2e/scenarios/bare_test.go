@@ -18,6 +18,7 @@ import (
 
 	"github.com/kas-agentk/kas/api/clusterstate"
 	"github.com/kas-agentk/kas/api/railsrpc"
+	"github.com/kas-agentk/kas/internal/grpctool"
 )
 
 // bareEnv makes the test program a bare gRPC server, to compare with. It names a file
@@ -41,6 +42,17 @@ func (s *bareServer) Get(ctx context.Context, request *railsrpc.ClusterGetReques
 		return s.next.Get(ctx, request)
 	}
 	return s.answer, nil
+}
+
+// List implements railsrpc.ClusterStateServer: with as many parts of an answer as the limit says.
+func (s *bareServer) List(request *railsrpc.ClusterListRequest, stream grpc.ServerStreamingServer[clusterstate.ListResponse]) error {
+	part := &clusterstate.ListResponse{Items: []*clusterstate.Item{{Json: make([]byte, grpctool.ChunkSize)}}}
+	for range request.GetRequest().GetLimit() {
+		if err := stream.Send(part); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // serveBare serves until standard input ends, and says first where.

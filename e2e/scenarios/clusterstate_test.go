@@ -282,6 +282,7 @@ func sameTable(want *metav1.Table, got *harness.Listed) error {
 	for _, c := range want.ColumnDefinitions {
 		columns = append(columns, &clusterstate.Column{
 			Name: c.Name, Type: c.Type, Format: c.Format, Description: c.Description, Priority: c.Priority,
+			Age: c.Name == "Age",
 		})
 	}
 	if !slices.EqualFunc(columns, got.Columns, func(a, b *clusterstate.Column) bool { return a.String() == b.String() }) {

@@ -149,8 +149,9 @@ func newRig(tb testing.TB, with transport) *rig {
 	if cfg != nil && !with.webSocket {
 		creds = credentials.NewTLS(cfg)
 	}
-	r.server = grpc.NewServer(grpc.Creds(creds), grpc.ForceServerCodecV2(tunnelwire.Codec()), grpc.MaxRecvMsgSize(grpctool.MaxMessageSize), grpc.MaxConcurrentStreams(5000),
-		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: grpctool.MinPingInterval, PermitWithoutStream: true}))
+	r.server = grpc.NewServer(append(grpctool.ServerWindows(), // as kas makes it
+		grpc.Creds(creds), grpc.ForceServerCodecV2(tunnelwire.Codec()), grpc.MaxRecvMsgSize(grpctool.MaxMessageSize), grpc.MaxConcurrentStreams(5000),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: grpctool.MinPingInterval, PermitWithoutStream: true}))...)
 	agentrpc.RegisterReverseTunnelServer(r.server, r.kas)
 	var g errgroup.Group
 	ctx, cancel := context.WithCancel(context.WithoutCancel(tb.Context()))
@@ -250,7 +251,7 @@ func (r *rig) newConn() (*grpc.ClientConn, error) {
 	case r.over.secure:
 		creds = credentials.NewTLS(r.trust)
 	}
-	return grpc.NewClient("passthrough:///"+r.address, grpc.WithTransportCredentials(creds),
+	return grpc.NewClient("passthrough:///"+r.address, append(grpctool.ClientWindows(), grpc.WithTransportCredentials(creds),
 		grpc.WithContextDialer(func(ctx context.Context, address string) (net.Conn, error) {
 			c, err := dial(ctx, address)
 			if err == nil {
@@ -262,7 +263,7 @@ func (r *rig) newConn() (*grpc.ClientConn, error) {
 		}),
 		grpc.WithPerRPCCredentials(grpctool.TokenCredentials{Token: func() (string, error) { return token, nil }, Plaintext: !r.over.secure}),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(grpctool.MaxMessageSize), grpc.WaitForReady(true)),
-		grpc.WithConnectParams(grpc.ConnectParams{MinConnectTimeout: 3 * time.Second}))
+		grpc.WithConnectParams(grpc.ConnectParams{MinConnectTimeout: 3 * time.Second}))...)
 }
 
 func (r *rig) dialTCP(ctx context.Context, address string) (net.Conn, error) {

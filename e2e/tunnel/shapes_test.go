@@ -87,11 +87,11 @@ func TestTunnel_MetadataCrossesAndCredentialsDoNot(t *testing.T) {
 	over(t, s, func(t *testing.T, r *rig) {
 		t.Helper()
 		ctx := metadata.AppendToOutgoingContext(t.Context(), "authorization", "Bearer ror's", "private-token", "secret", "cookie", "secret",
-			"traceparent", "00-1", "kas-thing", "a", "kas-thing", "b", "kas-bytes-bin", "\x00\xff")
+			"traceparent", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", "kas-thing", "a", "kas-thing", "b", "kas-bytes-bin", "\x00\xff")
 		var header, trailer metadata.MD
 		_, err := r.client.UnaryCall(ctx, &testgrpc.SimpleRequest{}, grpc.Header(&header), grpc.Trailer(&trailer))
 		require.NoError(t, err)
-		require.Equal(t, metadata.MD{"traceparent": {"00-1"}, "kas-thing": {"a", "b"}, "kas-bytes-bin": {"\x00\xff"}}, came)
+		require.Equal(t, metadata.MD{"traceparent": {"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"}, "kas-thing": {"a", "b"}, "kas-bytes-bin": {"\x00\xff"}}, came)
 		want := metadata.MD{"kas-answer": {"yes"}, "kas-bytes-bin": {"\x00\xff"}}
 		require.Equal(t, want, header)
 		require.Equal(t, want, trailer)

@@ -27,6 +27,8 @@ type Config struct {
 	// BinDir is where kas, agentk, ror and kasctl are built. Default: "bin" in the
 	// checkout.
 	BinDir string
+	// TracingEndpoint is the URL of an OTLP/HTTP collector. Empty: nothing is traced.
+	TracingEndpoint string
 	// CacheDir is that of sandbox.BuildConfig.
 	CacheDir string
 	// Out gets lines for people.
@@ -193,7 +195,7 @@ func parts(cfg Config) []sandbox.Part {
 // start starts the cluster, Gitaly, ror and kas.
 func (d *demo) start(ctx context.Context) error {
 	var err error
-	d.stack, err = stack.New(stack.Config{Dir: d.path("stack"), Programs: d.programs})
+	d.stack, err = stack.New(stack.Config{Dir: d.path("stack"), Programs: d.programs, TracingEndpoint: d.cfg.TracingEndpoint})
 	if err != nil {
 		return err
 	}

@@ -39,6 +39,7 @@ func (d *demo) environment() []variable {
 		{"KAS_PROXY_CA_FILE", d.stack.KasProxyCAFile},
 		{"KAS_METRICS_URL", d.stack.KasMetricsURL},
 		{"AGENTK_METRICS_URL", d.agentk.MetricsURL},
+		{"ROR_METRICS_URL", d.stack.RorMetricsURL},
 	}
 }
 

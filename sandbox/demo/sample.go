@@ -126,6 +126,7 @@ func (d *demo) startAgentk(ctx context.Context, token string) error {
 	d.agentk, err = stack.NewAgentk(stack.AgentkConfig{
 		Dir: d.path("agentk"), Program: d.programs.Agentk, KasAddress: d.stack.KasAgentAddress,
 		Token: token, Kubeconfig: d.cluster.kubeconfig, Namespace: agentNamespace,
+		TracingEndpoint: d.cfg.TracingEndpoint,
 	})
 	if err != nil {
 		return err

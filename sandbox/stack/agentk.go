@@ -9,7 +9,7 @@ import (
 	"github.com/kas-agentk/kas/sandbox/process"
 )
 
-// AgentkConfig is what an agentk needs. All but Args is required.
+// AgentkConfig is what an agentk needs. All but TracingEndpoint and Args is required.
 type AgentkConfig struct {
 	// Dir keeps its token, state and log.
 	Dir string
@@ -21,6 +21,8 @@ type AgentkConfig struct {
 	Token string
 	// Kubeconfig of the cluster, and the namespace for its own objects.
 	Kubeconfig, Namespace string
+	// TracingEndpoint is the URL of an OTLP/HTTP collector. Empty: nothing is traced.
+	TracingEndpoint string
 	// Args are further arguments.
 	Args []string
 }
@@ -65,11 +67,19 @@ func NewAgentk(cfg AgentkConfig) (*Agentk, error) {
 			"--kubeconfig=" + cfg.Kubeconfig,
 			"--namespace=" + cfg.Namespace,
 			"--observability-listen-address=" + metrics,
-		}, cfg.Args...),
+		}, append(tracingFlag(cfg.TracingEndpoint), cfg.Args...)...),
 		LogFile: filepath.Join(cfg.Dir, "agentk.log"),
 		Ready:   answers("http://" + metrics + "/liveness"),
 	})
 	return a, nil
+}
+
+// tracingFlag is the flag of ror and agentk for a collector, if there is one.
+func tracingFlag(endpoint string) []string {
+	if endpoint == "" {
+		return nil
+	}
+	return []string{"--tracing-otlp-endpoint=" + endpoint}
 }
 
 // Close stops it, if it runs, and gives its port back.

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/kas-agentk/kas/sandbox/ports"
@@ -33,6 +34,8 @@ type Config struct {
 	InfoCacheTTL time.Duration
 	// LogLevel of all programs. Default info.
 	LogLevel string
+	// TracingEndpoint is the URL of an OTLP/HTTP collector. Empty: nothing is traced.
+	TracingEndpoint string
 }
 
 // Stack is ror and kas. Nothing runs until they are started.
@@ -53,6 +56,8 @@ type Stack struct {
 	KasProxyURL, KasProxyCAFile string
 	// KasMetricsURL is kas's Prometheus endpoint.
 	KasMetricsURL string
+	// RorMetricsURL is ror's, at its port for operators.
+	RorMetricsURL string
 	// KasSecretFile is shared by kas and ror, ShellSecretFile by Gitaly's hooks and
 	// ror.
 	KasSecretFile, ShellSecretFile string
@@ -82,13 +87,16 @@ func New(cfg Config) (*Stack, error) {
 	return s, nil
 }
 
+// metricsPath is where Prometheus's endpoints are.
+const metricsPath = "/metrics"
+
 func (s *Stack) prepare() error {
 	var err error
 	if s.ports, err = ports.Open(s.path("ports.json")); err != nil {
 		return fmt.Errorf("choose ports: %w", err)
 	}
 	addresses := map[string]string{}
-	for _, name := range []string{"ror", "kas-agent", "kas-api", "kas-proxy", "kas-metrics"} {
+	for _, name := range []string{"ror", "kas-agent", "kas-api", "kas-proxy", "kas-metrics", "ror-metrics"} {
 		if addresses[name], err = s.ports.Address(name); err != nil {
 			return fmt.Errorf("choose ports: %w", err)
 		}
@@ -97,7 +105,8 @@ func (s *Stack) prepare() error {
 	s.KasAgentAddress = "grpc://" + addresses["kas-agent"]
 	s.KasAPIAddress = addresses["kas-api"]
 	s.KasProxyURL, s.KasProxyCAFile = "https://"+addresses["kas-proxy"]+"/k8s-proxy/", s.path("kas-proxy.crt")
-	s.KasMetricsURL = "http://" + addresses["kas-metrics"] + "/metrics"
+	s.KasMetricsURL = "http://" + addresses["kas-metrics"] + metricsPath
+	s.RorMetricsURL = "http://" + addresses["ror-metrics"] + metricsPath
 	s.KasSecretFile, s.ShellSecretFile = s.path("kas-secret"), s.path("shell-secret")
 	for path, make := range map[string]func() string{
 		s.KasSecretFile:         secret,
@@ -123,6 +132,9 @@ func (s *Stack) prepare() error {
 		s.cfg.PollPeriod, s.cfg.PollPeriod, s.cfg.InfoCacheTTL, s.cfg.InfoCacheTTL, s.cfg.InfoCacheTTL, s.cfg.InfoCacheTTL,
 		addresses["kas-proxy"], s.KasProxyCAFile, s.path("kas-proxy.key"), s.cfg.InfoCacheTTL, s.cfg.InfoCacheTTL,
 		addresses["kas-api"], addresses["kas-metrics"], s.cfg.LogLevel)
+	if s.cfg.TracingEndpoint != "" {
+		kasConfig += "  tracing:\n    otlp_endpoint: " + s.cfg.TracingEndpoint + "\n"
+	}
 	if err := os.WriteFile(s.path("kas.yaml"), []byte(kasConfig), 0o600); err != nil {
 		return fmt.Errorf("write kas's configuration: %w", err)
 	}
@@ -172,8 +184,9 @@ func (s *Stack) SetGitaly(address, tokenFile string) {
 	s.Ror = process.New(process.Config{
 		Name: "ror",
 		Path: s.cfg.Programs.Ror,
-		Args: []string{
+		Args: append([]string{
 			"--listen-address=" + s.RorURL[len("http://"):],
+			"--observability-listen-address=" + strings.TrimSuffix(s.RorMetricsURL[len("http://"):], metricsPath),
 			"--external-url=" + s.RorURL,
 			"--database=" + s.path("ror.sqlite"),
 			"--gitaly-address=" + address,
@@ -188,11 +201,14 @@ func (s *Stack) SetGitaly(address, tokenFile string) {
 			"--bootstrap-password-file=" + s.path("root-password"),
 			"--bootstrap-token-file=" + s.path("root-token"),
 			"--log-level=" + s.cfg.LogLevel,
-		},
+		}, tracingFlag(s.cfg.TracingEndpoint)...),
 		LogFile: s.path("logs", "ror.log"),
 		Ready:   answers(s.RorURL + "/-/readiness"),
 	})
 }
+
+// TracingEndpoint is that of the Config.
+func (s *Stack) TracingEndpoint() string { return s.cfg.TracingEndpoint }
 
 // Client speaks ror's REST as User.
 func (s *Stack) Client() *Client {
