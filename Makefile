@@ -29,9 +29,10 @@ build: ## Build kas, agentk, ror and kasctl into bin/
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cmd/kas ./cmd/agentk ./cmd/ror ./cmd/kasctl
 
 .PHONY: demo
-demo: ## Set up everything and run the main job until Ctrl-C (KUBECONFIG=... for a cluster of your own)
+demo: ## Set up everything and run the main job until Ctrl-C (KUBECONFIG=... for a cluster of your own, TRACING=URL for traces)
 	@mkdir -p .build/bin && $(GO) build -o .build/bin/sandbox ./cmd/sandbox
-	@exec .build/bin/sandbox demo --end-with-parent --kubeconfig="$(if $(filter command line,$(origin KUBECONFIG)),$(KUBECONFIG))"
+	@exec .build/bin/sandbox demo --end-with-parent --kubeconfig="$(if $(filter command line,$(origin KUBECONFIG)),$(KUBECONFIG))" \
+		--tracing-otlp-endpoint="$(TRACING)"
 
 .PHONY: demo-clean
 demo-clean: ## Remove the demo's state
