@@ -262,8 +262,14 @@ func TestWatch_NamespaceThatSomebodyDeletesComesBackWithAllItHolds(t *testing.T)
 	k := keep(t, a, "apiVersion: v1\nkind: Namespace\nmetadata: {name: "+home+"}\n",
 		"apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a, namespace: "+home+"}\ndata: {key: \"1\"}\n")
 	require.NoError(t, a.client.CoreV1().Namespaces().Delete(t.Context(), home, metav1.DeleteOptions{}))
-	names := []string{(<-k.healed).ID.Name, (<-k.healed).ID.Name}
-	require.Equal(t, []string{home, "a"}, names)
+	// While a part of the API server has not heard of the deletion yet, it takes what is created
+	// in the namespace, which goes with it all the same.
+	name := (<-k.healed).ID.Name
+	for name == "a" {
+		name = (<-k.healed).ID.Name
+	}
+	require.Equal(t, home, name)
+	require.Equal(t, "a", (<-k.healed).ID.Name)
 	testkit.Eventually(t, func() error {
 		_, err := a.client.CoreV1().ConfigMaps(home).Get(t.Context(), "a", metav1.GetOptions{})
 		return errors.Join(err, k.ready.is(true, 0))
