@@ -265,8 +265,8 @@ func TestFollow_PollsAtTheShortestPeriodAskedFor(t *testing.T) {
 	f.fake.commit("refs/heads/main", "two", nil)
 	f.step(time.Second)
 	assert.Equal(t, oid("two"), slow.next().CommitID)
+	f.polled(infoRefs, 3) // it waits, and for how long is settled
 	quick.end()
-	f.polled(infoRefs, 3)
 	f.step(time.Second)
 	f.polled(infoRefs, 4) // the wait that was under way
 	f.step(time.Minute)
