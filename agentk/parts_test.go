@@ -118,7 +118,8 @@ func TestEngineProject_DefaultsAreTheSchemas(t *testing.T) {
 	require.Equal(t, gitops.Project{
 		Key: "5-10", DefaultNamespace: "default", Prune: true, Policy: inventory.PolicyMustMatch,
 		Propagation: "Foreground", ReconcileTimeout: time.Hour, PruneTimeout: time.Hour,
-		Guard: gitops.Guard{MinObjects: 10, MaxPercent: 50},
+		Guard:      gitops.Guard{MinObjects: 10, MaxPercent: 50},
+		RecordLate: true,
 	}, p)
 }
 
@@ -132,7 +133,8 @@ func TestEngineProject_TakesWhatIsConfigured(t *testing.T) {
 	require.Equal(t, gitops.Project{
 		Key: "5-10", DefaultNamespace: "ns", AllowEmpty: true, Policy: inventory.PolicyAdoptAll, DryRun: gitops.DryRunClient,
 		Propagation: "Orphan", ReconcileTimeout: time.Minute, PruneTimeout: time.Second,
-		Guard: gitops.Guard{MinObjects: 10, MaxPercent: 50},
+		Guard:      gitops.Guard{MinObjects: 10, MaxPercent: 50},
+		RecordLate: true,
 	}, p)
 	p, err = engineProject("5-10", &agentcfg.ManifestProject{
 		Id: "a", Atomic: true, HealthChecks: []*agentcfg.HealthCheck{{Kind: "Widget", Current: "true"}},

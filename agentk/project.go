@@ -33,6 +33,7 @@ func engineProject(key string, p *agentcfg.ManifestProject) (gitops.Project, err
 		PruneTimeout:     timeout(p.GetPruneTimeout()),
 		Guard:            guard(p.GetPruneGuard()),
 		Ignore:           ignoreRules(p.GetIgnoreFields()),
+		RecordLate:       true,
 	}
 	var err error
 	if project.Health, err = healthRules(p.GetHealthChecks()); err != nil {

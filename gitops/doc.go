@@ -50,6 +50,9 @@
 //   - No error, and no status, carries a value of a Secret.
 //   - The end of ctx pre-empts between two requests, never in the middle of one.
 //     What was done until then is recorded.
+//   - What was applied is recorded before anything is deleted and when Run returns; with
+//     Project.RecordLate, when the Watch after it begins, so that nobody who waits for a
+//     commit waits for that as well. A process that dies before applies it once more.
 //   - What Watch heals is on the inventory since before it was first applied; that it
 //     shows another ownership afterwards is recorded within a second, and at the
 //     latest when Watch ends. A process that dies before applies it once more.

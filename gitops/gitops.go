@@ -58,6 +58,11 @@ type Project struct {
 	Parallel int
 	// Limit that projects share; nil: the project has one of its own.
 	Limit *Limit
+	// RecordLate has Run return as soon as the cluster holds what is wanted, and Watch,
+	// which must follow, record beside its own work what Run applied and what is gone.
+	// Everything is on the inventory before it is first applied in any case: where the
+	// process dies in between, objects are applied, or looked for, once more.
+	RecordLate bool
 }
 
 // HealObserver is told of objects that somebody else has changed. It must not block.
@@ -243,6 +248,8 @@ type Result struct {
 
 	// watched is what Watch looks after, in the order of the set.
 	watched []watched
+	// unrecorded: Watch is to write the inventory.
+	unrecorded bool
 	// unserved kinds that objects need, and namespaces that are not there for them.
 	unserved []schema.GroupVersionKind
 	homes    map[string]struct{}

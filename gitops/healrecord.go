@@ -13,12 +13,15 @@ import (
 // are many, and heals.
 const recordEvery = time.Second
 
-// pending is what Watch has still to write to the inventory. All of it is about
+// pending is what Watch has still to write to the inventory, besides what Run has changed
+// in it and left to be written (see Project.RecordLate). All of it is about
 // objects that are on the inventory since before they were first applied, so that a
 // process that dies before it is written loses none of them: an object that was
 // healed is then found to show another ownership than recorded, and applied once
 // more; one that is gone is looked for once more.
 type pending struct {
+	// run: Run has left something.
+	run     bool
 	entries map[inventory.ID]inventory.Entry
 	gone    []inventory.ID
 	// contested entries are no reason to write: as long as the quarrel goes on, they
@@ -32,7 +35,7 @@ func newPending() pending {
 }
 
 // empty says that there is no reason to write.
-func (p *pending) empty() bool { return len(p.entries) == 0 && len(p.gone) == 0 }
+func (p *pending) empty() bool { return !p.run && len(p.entries) == 0 && len(p.gone) == 0 }
 
 // put takes an entry in.
 func (p *pending) put(id inventory.ID, e inventory.Entry, contested bool) {

@@ -1,7 +1,6 @@
 package gitops
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"crypto/sha256"
@@ -42,7 +41,7 @@ var (
 // asked returns what a manifest's annotation asks for, with the kinds of the
 // sources checked for their form only.
 func asked(o *manifests.Object) ([]mutation.FieldSubstitution, error) {
-	if !bytes.Contains(o.JSON, []byte(mutation.Annotation)) {
+	if !mentions(o, mutation.Annotation) {
 		return nil, nil
 	}
 	u, err := o.Unstructured()

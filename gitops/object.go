@@ -25,10 +25,10 @@ var errShape = errors.New("metadata and metadata.annotations must be maps")
 // without decoding the object: the JSON is canonical, so that the key comes first in
 // practice.
 func versionOf(o *manifests.Object) string {
-	var apiVersion string
+	var apiVersion []byte
 	rest, first := bytes.CutPrefix(o.JSON, []byte(`{"apiVersion":"`))
 	if end := bytes.IndexAny(rest, `"\`); first && end >= 0 && rest[end] == '"' {
-		apiVersion = string(rest[:end])
+		apiVersion = rest[:end]
 	} else {
 		var head struct {
 			APIVersion string `json:"apiVersion"`
@@ -36,9 +36,21 @@ func versionOf(o *manifests.Object) string {
 		if json.Unmarshal(o.JSON, &head) != nil {
 			return ""
 		}
-		apiVersion = head.APIVersion
+		apiVersion = []byte(head.APIVersion)
 	}
-	return apiVersion[strings.LastIndexByte(apiVersion, '/')+1:]
+	const common = "v1"
+	version := apiVersion[bytes.LastIndexByte(apiVersion, '/')+1:]
+	if string(version) == common {
+		return common // spares nearly every object of every plan an allocation
+	}
+	return string(version)
+}
+
+// mentions spares decoding the many objects that do not have an annotation. It looks for
+// the part of its name from the slash on, for in JSON there is much that begins as the
+// whole does, and every plan asks this of every object.
+func mentions(o *manifests.Object, annotation string) bool {
+	return bytes.Contains(o.JSON, []byte(annotation[strings.IndexByte(annotation, '/'):]))
 }
 
 // payload is what is sent to the API server: the manifest with the namespace that

@@ -1,7 +1,6 @@
 package gitops
 
 import (
-	"bytes"
 	"crypto/sha256"
 	"encoding/json"
 	"errors"
@@ -51,7 +50,7 @@ func optOutOf(rules []IgnoreRule, id inventory.ID, o *manifests.Object) (optOut,
 			out.fields = append(out.fields, rules[i].Fields...)
 		}
 	}
-	if !bytes.Contains(o.JSON, []byte(DriftAnnotation)) && !bytes.Contains(o.JSON, []byte(IgnoreFieldsAnnotation)) {
+	if !mentions(o, DriftAnnotation) && !mentions(o, IgnoreFieldsAnnotation) {
 		return out, nil
 	}
 	var head struct {

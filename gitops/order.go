@@ -1,7 +1,6 @@
 package gitops
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"slices"
@@ -98,7 +97,7 @@ func (pl *planner) needs(step *Step) error {
 
 // dependencies parses an object's depends-on annotation.
 func dependencies(o *manifests.Object) ([]inventory.ID, error) {
-	if !bytes.Contains(o.JSON, []byte(dependson.Annotation)) {
+	if !mentions(o, dependson.Annotation) {
 		return nil, nil
 	}
 	u, err := o.Unstructured()

@@ -83,7 +83,12 @@ func (s *Step) exists() bool { return s.Before.UID != "" }
 func KindsOf(d Desired, inv *inventory.Inventory) []schema.GroupVersionKind {
 	seen := map[schema.GroupVersionKind]struct{}{}
 	var kinds []schema.GroupVersionKind
+	var last schema.GroupVersionKind
 	add := func(k schema.GroupVersionKind) {
+		if k == last {
+			return // as of most objects
+		}
+		last = k
 		if _, ok := seen[k]; !ok {
 			seen[k] = struct{}{}
 			kinds = append(kinds, k)
@@ -138,7 +143,12 @@ type planner struct {
 	wanted   map[inventory.ID]int
 	levels   map[inventory.ID]int
 	unserved map[schema.GroupVersionKind]struct{}
-	out      Steps
+	// last is what kind returned last, and of which.
+	last struct {
+		of schema.GroupVersionKind
+		Kind
+	}
+	out Steps
 }
 
 // identify makes a step of each object, with the ID that it has in the cluster.
@@ -180,10 +190,7 @@ func (pl *planner) identify(objects []manifests.Object) []Step {
 func (pl *planner) resolve(step *Step) bool {
 	id := &step.Status.ID
 	gvk := id.GroupKind.WithVersion(step.Status.Version)
-	kind, ok := pl.s.Kinds[gvk]
-	if !ok {
-		kind.Err = fmt.Errorf("%w: it was not looked for", ErrNotServed)
-	}
+	kind := pl.kind(gvk)
 	if kind.Err == nil {
 		switch {
 		case !kind.Namespaced:
@@ -213,6 +220,19 @@ func (pl *planner) resolve(step *Step) bool {
 		pl.wanted[clusterScoped] = -1
 	}
 	return false
+}
+
+// kind tells how the API server serves one. Mostly it is that of the object before.
+func (pl *planner) kind(gvk schema.GroupVersionKind) Kind {
+	if gvk == pl.last.of {
+		return pl.last.Kind
+	}
+	kind, ok := pl.s.Kinds[gvk]
+	if !ok {
+		kind.Err = fmt.Errorf("%w: it was not looked for", ErrNotServed)
+	}
+	pl.last.of, pl.last.Kind = gvk, kind
+	return kind
 }
 
 // lacks notes that a step needs a kind that is not served.

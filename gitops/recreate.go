@@ -1,7 +1,6 @@
 package gitops
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -37,7 +36,7 @@ func mayRecreate(o *manifests.Object) error {
 	if o.ID.GroupKind == namespaceKind || isDefinition(o.ID) {
 		return errNotKind // all that they hold would go
 	}
-	if !bytes.Contains(o.JSON, []byte(OnImmutableAnnotation)) {
+	if !mentions(o, OnImmutableAnnotation) {
 		return errAllow
 	}
 	u, err := o.Unstructured()

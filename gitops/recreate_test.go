@@ -157,7 +157,9 @@ func TestRun_ObjectDeletedToBeCreatedAnewIsCreatedWhateverComesNext(t *testing.T
 		}
 		return refuse(call)
 	}
-	_, o := run(t, f, project(), set(t, lax("2")))
+	p := project()
+	p.RecordLate = true // this is not left for later
+	_, o := run(t, f, p, set(t, lax("2")))
 	require.Equal(t, gitops.ActionFailed, o.get("a").Action)
 	require.Empty(t, w.names())
 

@@ -24,10 +24,13 @@ func Run(ctx context.Context, c Cluster, p Project, d Desired, o Observer) (Resu
 		cluster: c, project: p, desired: d, observer: o, inv: inv,
 		result: Result{Total: len(d.Set.Objects)},
 		status: make(map[inventory.ID]*watched, len(d.Set.Objects)),
+		told:   make([]watched, 0, len(d.Set.Objects)),
 	}
 	err = r.all(ctx)
 	// What was done is recorded, however the run ended.
-	if saveErr := r.save(ctx); err == nil {
+	if err == nil && p.RecordLate && !r.mustRecord {
+		r.result.unrecorded = inv.Changed()
+	} else if saveErr := r.save(ctx); err == nil {
 		err = saveErr
 	}
 	r.finish()
@@ -54,8 +57,12 @@ type run struct {
 	order []inventory.ID
 	// status of each object, as the observer was last told.
 	status map[inventory.ID]*watched
+	// told has room for the first of order, in that order.
+	told []watched
 	// deletions are the objects that the plan has the run delete.
 	deletions map[inventory.ID]struct{}
+	// mustRecord: what the inventory says is not true any more, which is not to wait.
+	mustRecord bool
 	// lost: the inventory could not be saved, so that inv is of no more use.
 	lost bool
 	// troubled is what the observer was last told of what slows the run down.
@@ -205,7 +212,7 @@ func (r *run) save(ctx context.Context) error {
 func (r *run) tell(s *Step) {
 	w, ok := r.status[s.Status.ID]
 	if !ok {
-		w = &watched{}
+		w = r.room()
 		r.status[s.Status.ID] = w
 		r.order = append(r.order, s.Status.ID)
 	}
@@ -223,6 +230,15 @@ func (r *run) tell(s *Step) {
 	r.observer.Object(s.Status)
 }
 
+// room for one more object: of one piece for all of the set, which finish hands on.
+func (r *run) room() *watched {
+	if len(r.told) == cap(r.told) {
+		return &watched{}
+	}
+	r.told = r.told[:len(r.told)+1]
+	return &r.told[len(r.told)-1]
+}
+
 // forget drops an object from the project.
 func (r *run) forget(id inventory.ID) {
 	r.inv.Delete(id)
@@ -233,7 +249,10 @@ func (r *run) forget(id inventory.ID) {
 
 // finish sums the run up.
 func (r *run) finish() {
-	r.result.watched = make([]watched, 0, len(r.status))
+	all := len(r.status) == len(r.told) && len(r.order) == len(r.told) // as mostly
+	if r.result.watched = r.told; !all {
+		r.result.watched = make([]watched, 0, len(r.status))
+	}
 	for _, id := range r.order {
 		w, ok := r.status[id]
 		if !ok {
@@ -246,7 +265,9 @@ func (r *run) finish() {
 		if w.lacks != nil && !slices.Contains(r.result.unserved, *w.lacks) {
 			r.result.unserved = append(r.result.unserved, *w.lacks)
 		}
-		r.result.watched = append(r.result.watched, *w)
+		if !all {
+			r.result.watched = append(r.result.watched, *w)
+		}
 	}
 	slices.SortFunc(r.result.Held, compareIDs)
 }

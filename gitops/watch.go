@@ -64,12 +64,14 @@ func (w *watched) counts() bool {
 // change of health, and of pruned objects that are gone, which it also takes off the
 // inventory. Objects that somebody else changed or deleted it applies again, each at
 // once and for itself, and those that are changed again and again ever more slowly
-// (see Contest); that they show another ownership then is recorded within a second.
+// (see Contest); that they show another ownership then is recorded within a second, and
+// what the run has left to be recorded at once.
 // A Result is good for one Watch.
 // It returns nil when ctx has ended, and an error when the inventory could not be
 // read or saved or the API server cannot be reached; then it is Run's turn again.
 func Watch(ctx context.Context, c Cluster, p Project, r Result, o Observer, cfg WatchConfig) error {
 	w := newWatcher(c, p, r.watched, o, cfg)
+	w.pending.run = r.unrecorded
 	w.tellContested()
 	stopAwaiting := w.awaitKinds(ctx, r.unserved)
 	defer stopAwaiting()
@@ -262,6 +264,7 @@ func (w *watcher) loop(ctx context.Context) error {
 	defer func() { stopGather() }()
 	w.again = w.clock.NewTimer(healingTick)
 	defer w.again.Stop()
+	w.write(ctx) // what the run has left
 	// Nothing is told before everything has been looked at.
 	w.lookAtDirty()
 	w.dispatch(ctx)

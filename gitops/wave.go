@@ -101,6 +101,7 @@ func (r *run) settle(got outcome) error {
 		// What is on record is gone, by our own hand: whichever manifest comes next is
 		// to be applied.
 		r.inv.Set(s.Status.ID, inventory.Entry{})
+		r.mustRecord = true
 	}
 	switch {
 	case errors.Is(got.err, ErrUnavailable), errors.Is(got.err, context.Canceled):

@@ -62,13 +62,19 @@ func (o *ours) prepare(project string, _ Phase, set []objects.Object) (syncFunc,
 	p := gitops.Project{
 		Key: project, DefaultNamespace: "default", Prune: true, AllowEmpty: true,
 		Policy: inventory.PolicyMustMatch, Propagation: "Background",
-		Guard: gitops.Guard{MaxPercent: 100},
+		Guard: gitops.Guard{MaxPercent: 100}, RecordLate: true,
 	}
 	return func(ctx context.Context) (time.Time, error) {
 		var seen observer
 		result, err := gitops.Run(ctx, o.cluster, p, d, &seen)
 		settled := time.Now()
 		if err != nil {
+			return settled, err
+		}
+		// What is left to be recorded costs requests and CPU, too.
+		ended, end := context.WithCancel(ctx)
+		end()
+		if err := gitops.Watch(ended, o.cluster, p, result, &seen, gitops.WatchConfig{}); err != nil {
 			return settled, err
 		}
 		if result.HeldBack != "" {

@@ -43,6 +43,19 @@ func TestJudge_TellsWhatHoldsFromWhatDoesNot(t *testing.T) {
 	require.Equal(t, map[string]string{"1,000 things: cold apply, share of the raw limit": "50.0 %"}, missed)
 }
 
+func TestJudge_SaysWhatAFewRequestsCostABareClient(t *testing.T) {
+	c := Case{Title: "1,000 things", Objects: 1000}
+	c.Add(contender.Cold, contender.Ours, run(1, 1000))
+	c.Add(contender.Changed, contender.Raw, run(0.015, 10))
+	c.Add(contender.Changed, contender.Ours, run(0.021, 11))
+	r := &Results{Cases: []Case{c}}
+	r.Judge()
+	require.Equal(t, []Budget{
+		{What: "1,000 things: 1 % changed, requests of a cold apply", Must: "about 1 %, at most 2 %", Measured: "1.1 %", Holds: true},
+		{What: "1,000 things: 1 % changed, time of a cold apply", Must: "about 1 %, at most 2 %", Measured: "2.1 % (raw: 1.5 %)"},
+	}, r.Budgets)
+}
+
 func TestMarkdown_ShowsMediansAndFailures(t *testing.T) {
 	text := example(1).Markdown()
 	require.Contains(t, text, "| 1,000 things | cold apply | raw | 0.800 (0.800-0.800) | 100 % | 1250 | 1000 | 0.40 | 40 |\n")

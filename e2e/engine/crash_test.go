@@ -41,6 +41,8 @@ func newCrashScene(t *testing.T, parallel int, instance bool) *crashScene {
 	s := &crashScene{agent: newAgent(t), t: t}
 	t.Cleanup(s.clear)
 	s.project.Propagation, s.project.Parallel = "Foreground", parallel
+	// One by one, Run records all by itself; otherwise it leaves that to Watch, as in agentk.
+	s.project.RecordLate = parallel != 1
 	// One shard is nearly full, of something that cannot be read: what is recorded
 	// spreads over several, and moves between them.
 	_, err := s.client.CoreV1().ConfigMaps(s.namespace).Create(t.Context(), &corev1.ConfigMap{
