@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"k8s.io/utils/clock"
+
+	"github.com/kas-agentk/kas/internal/gitlabapi"
 )
 
 // recheckJitter spreads the rechecks of many streams.
@@ -58,4 +60,34 @@ func (r *rechecks) ended(ctx context.Context) {
 func (s *stream) untilRecheck() time.Duration {
 	//nolint:gosec // spreads load, keeps no secret
 	return time.Duration(float64(s.server.config.RecheckPeriod) * (1 - recheckJitter*rand.Float64()))
+}
+
+// access is what RoR says of an agent and its project.
+type access struct {
+	project gitlabapi.ProjectInfo
+	err     error
+}
+
+func (s *stream) recheck(ctx context.Context) *access {
+	if _, err := s.server.access.Agent(ctx, s.token); err != nil {
+		return &access{err: err}
+	}
+	project, err := s.server.access.Project(ctx, s.token, s.wish.projectID)
+	return &access{project: project, err: err}
+}
+
+// apply acts on a recheck: access may be lost, or the repository have moved.
+func (s *stream) apply(ctx context.Context, result *access) error {
+	switch {
+	case refused(result.err):
+		return s.noAccess(result.err)
+	case result.err == nil: // or RoR is away, and what it said last stands
+		s.project = result.project
+		if keyOf(s.repository(), s.wish) != s.feed.key {
+			before := s.feed
+			s.feed = s.server.feeds.join(ctx, s.repository(), s.wish)
+			s.server.feeds.leave(before)
+		}
+	}
+	return nil
 }
