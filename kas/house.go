@@ -193,7 +193,7 @@ func (h *house) buildServers(cfg *kascfg.ConfigurationFile, log *zap.Logger, con
 		stream:           []grpc.StreamServerInterceptor{observer.stream, h.drain.stream, auth.Stream},
 		health:           h.health,
 		codec:            grpctool.RawCodec(), // agents' answers go on as they came
-		options:          h.tracing.ServerOptions(),
+		options:          append(h.tracing.ServerOptions(), grpc.NumStreamWorkers(workers)),
 	})
 	h.state.Register(h.apiServer)
 	rails.RegisterServices(h.apiServer, connected, h.status, h.many.controls(h.push))
@@ -212,6 +212,7 @@ func (h *house) buildServers(cfg *kascfg.ConfigurationFile, log *zap.Logger, con
 
 // close lets go of connections once nothing runs any more.
 func (h *house) close(ctx context.Context, log *zap.Logger) {
+	h.apiServer.Stop() // a server that never served has its workers all the same
 	h.rails.Close()
 	if err := h.gitaly.Close(); err != nil {
 		log.Warn("Connections to Gitaly did not close", zap.Error(err))
