@@ -143,9 +143,10 @@ type planner struct {
 	wanted   map[inventory.ID]int
 	levels   map[inventory.ID]int
 	unserved map[schema.GroupVersionKind]struct{}
-	// last is what kind returned last, and of which.
+	// last is what kind returned last, and of which, if it is known.
 	last struct {
-		of schema.GroupVersionKind
+		known bool
+		of    schema.GroupVersionKind
 		Kind
 	}
 	out Steps
@@ -224,14 +225,14 @@ func (pl *planner) resolve(step *Step) bool {
 
 // kind tells how the API server serves one. Mostly it is that of the object before.
 func (pl *planner) kind(gvk schema.GroupVersionKind) Kind {
-	if gvk == pl.last.of {
+	if pl.last.known && pl.last.of == gvk {
 		return pl.last.Kind
 	}
 	kind, ok := pl.s.Kinds[gvk]
 	if !ok {
 		kind.Err = fmt.Errorf("%w: it was not looked for", ErrNotServed)
 	}
-	pl.last.of, pl.last.Kind = gvk, kind
+	pl.last.known, pl.last.of, pl.last.Kind = true, gvk, kind
 	return kind
 }
 

@@ -12,6 +12,7 @@ import (
 
 	"github.com/kas-agentk/kas/gitops"
 	"github.com/kas-agentk/kas/inventory"
+	"github.com/kas-agentk/kas/manifests"
 )
 
 // scene is the state of a cluster, for Plan.
@@ -257,6 +258,10 @@ func TestPlan(t *testing.T) {
 			"an object in a version that is not served is not pruned", must,
 			set(t, kind("v0beta1", "ConfigMap", "a")), newScene().has(cmID("a"), owner),
 			"failed a: no matches for kind \"ConfigMap\" in version \"v0beta1\": is its CRD missing?\n",
+		},
+		{
+			"an object of no kind fails", must, gitops.Desired{Commit: "c", Set: manifests.Set{Objects: []manifests.Object{{}}}}, newScene(),
+			"failed : no matches for kind \"\" in version \"\": is its CRD missing?\n",
 		},
 		{
 			"an object without a name fails", must, set(t, `{apiVersion: v1, kind: ConfigMap, metadata: {generateName: a-}}`), newScene(),
