@@ -4,11 +4,15 @@ import (
 	"context"
 	"strconv"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/kas-agentk/kas/gitops"
 )
+
+// patience is how long a test waits for what comes at once.
+const patience = time.Minute
 
 // late is the project with Project.RecordLate.
 func late() gitops.Project {
@@ -43,7 +47,11 @@ func TestRecordLate_WatchRecordsAtOnceWhatRunDid(t *testing.T) {
 		return nil
 	}
 	watching := watch(t, f, late(), result, o)
-	<-written // no clock had to move
+	select { // no clock has to move
+	case <-written:
+	case <-time.After(patience):
+		t.Fatal("not recorded")
+	}
 	require.True(t, (<-watching.told).Ready)
 	watching.stop()
 	require.False(t, w.recorded(t)["c"])
@@ -124,6 +132,8 @@ func TestRecordLate_InventoryThatCannotBeWrittenEndsTheWatch(t *testing.T) {
 		}
 		return nil
 	}
-	err := gitops.Watch(t.Context(), f, late(), result, o, gitops.WatchConfig{})
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	err := gitops.Watch(ctx, f, late(), result, o, gitops.WatchConfig{})
 	require.ErrorIs(t, err, errRefused)
 }
