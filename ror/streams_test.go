@@ -49,7 +49,7 @@ func serveKas(t *testing.T) string {
 	railsrpc.RegisterAgentTrackerServer(srv, watchedKas{})
 	railsrpc.RegisterClusterStateServer(srv, watchedKas{})
 	done := make(chan error, 1)
-	go func() { done <- srv.Serve(l) }()
+	go func() { done <- testkit.Serve(srv, l) }()
 	t.Cleanup(func() {
 		srv.Stop()
 		require.NoError(t, <-done)

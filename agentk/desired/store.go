@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"strings"
 	"sync"
 	"time"
@@ -35,7 +36,7 @@ type StoreConfig struct {
 	Limits Limits
 	// Clock; nil: the real one.
 	Clock clock.WithTicker
-	// Wrote is told by Run how each attempt to write a file ended.
+	// Wrote is told how each attempt to write a file ended.
 	Wrote func(file string, err error)
 	// SetAside is told of each file that cannot be used, and why. It is out of the
 	// way from then on.
@@ -53,6 +54,9 @@ type StoreConfig struct {
 type Store struct {
 	cfg   StoreConfig
 	files files
+	// disk is held while files are written, marked or removed: a set that Run puts in
+	// place while Lead marks it would be lost. It is taken before mu.
+	disk sync.Mutex
 
 	mu sync.Mutex
 	// pending writes by file name, and writing are those at work.
@@ -154,6 +158,13 @@ func (s *Store) Run(ctx context.Context) {
 // flush writes what is pending and removes what is not named any more. What could
 // not be written stays pending, unless there is a newer one, and false is returned.
 func (s *Store) flush() bool {
+	s.disk.Lock()
+	defer s.disk.Unlock()
+	return s.writePending()
+}
+
+// writePending is flush's work. s.disk is held.
+func (s *Store) writePending() bool {
 	s.mu.Lock()
 	pending := s.pending
 	s.pending, s.writing = map[string]write{}, pending
@@ -208,10 +219,13 @@ func (s *Store) sweep() {
 // used to heal. The error says that the term could not be kept, which does no harm
 // now: a later process will not trust the sets.
 func (s *Store) Lead(agentID, term int64) error {
+	s.disk.Lock()
+	defer s.disk.Unlock()
 	var err error
 	// Giving up and taking again is one step, and so is taking over from oneself
 	// under another name; two are somebody else.
 	if known, readErr := s.term(agentID); readErr != nil || term != known && term != known+1 {
+		s.settle()
 		err = s.outdateSets()
 	}
 	s.mu.Lock()
@@ -240,6 +254,15 @@ func (s *Store) term(agentID int64) (int64, error) {
 		return 0, errNoTerm
 	}
 	return *head.Term, nil
+}
+
+// settle leaves no set to be written later: it would be taken for one of the term
+// that begins. s.disk is held.
+func (s *Store) settle() {
+	s.writePending()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	maps.DeleteFunc(s.pending, func(name string, _ write) bool { return strings.HasPrefix(name, setPrefix) })
 }
 
 func (s *Store) outdateSets() error {

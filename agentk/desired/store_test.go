@@ -244,6 +244,37 @@ func TestStore_TrustsItsSetsOnlyIfNobodyElseLed(t *testing.T) {
 	}
 }
 
+func TestStore_SetThatWaitsToBeWrittenIsOfItsOwnTerm(t *testing.T) {
+	name := setFile(agentID, aProject("a"))
+	r := startStore(t, filepath.Join(t.TempDir(), "state"))
+	require.NoError(t, r.Lead(agentID, 7))
+	r.disk.fail("rename "+name+beingWritten, syscall.ENOSPC)
+	r.KeepSet(agentID, aProject("a"), aSet(t, "c1", "x"))
+	require.ErrorIs(t, r.awaitWrite(t, name, 1), syscall.ENOSPC)
+
+	require.NoError(t, r.Lead(agentID, 9)) // somebody else led in between
+	r.disk.fail("", nil)
+	r = r.again(t)
+	require.NoError(t, r.Lead(agentID, 9))
+	_, err := r.Set(agentID, aProject("a"))
+	require.ErrorIs(t, err, ErrNotKept)
+}
+
+func TestStore_LeadLosesNoSetThatIsBeingWritten(t *testing.T) {
+	name := setFile(agentID, aProject("a"))
+	r := startStore(t, filepath.Join(t.TempDir(), "state"))
+	for n := range 50 {
+		commit := fmt.Sprintf("c%d", n)
+		r.KeepSet(agentID, aProject("a"), aSet(t, commit, "x"))
+		require.NoError(t, r.Lead(agentID, int64(2*n)))
+		require.NoError(t, r.awaitWrite(t, name, n+1))
+		kept, err := r.Set(agentID, aProject("a"))
+		require.NoError(t, err)
+		require.Equal(t, commit, kept.Set.Commit)
+		require.False(t, kept.Newest)
+	}
+}
+
 func TestStore_DamagedFileIsSetAside(t *testing.T) {
 	name := setFile(agentID, aProject("a"))
 	for _, row := range []struct {

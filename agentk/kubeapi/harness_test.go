@@ -24,6 +24,7 @@ import (
 
 	"github.com/kas-agentk/kas/api/agentrpc"
 	"github.com/kas-agentk/kas/internal/grpctool"
+	"github.com/kas-agentk/kas/internal/testkit"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -76,7 +77,7 @@ func serve(tb testing.TB, s *Server) *grpc.ClientConn {
 	server := grpc.NewServer(grpc.ForceServerCodecV2(copying{grpctool.RawCodec()}))
 	agentrpc.RegisterKubernetesApiServer(server, s)
 	var g errgroup.Group
-	g.Go(func() error { return server.Serve(listener) })
+	g.Go(func() error { return testkit.Serve(server, listener) })
 	conn, err := grpc.NewClient("passthrough:///agentk", grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return listener.DialContext(ctx) }))
 	require.NoError(tb, err)

@@ -74,7 +74,7 @@ func newAsker(tb testing.TB, rc *rest.Config) *asker {
 	var g errgroup.Group
 	g.Go(func() error { return a.cache.Run(ctx) })
 	g.Go(func() error { return a.keeper.Run(ctx) })
-	g.Go(func() error { return srv.Serve(listener) })
+	g.Go(func() error { return testkit.Serve(srv, listener) })
 	conn, err := grpc.NewClient("passthrough:///agentk", grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return listener.DialContext(ctx) }))
 	require.NoError(tb, err)

@@ -98,7 +98,7 @@ func (r *reached) connect(rc *rest.Config) {
 	agentrpc.RegisterKubernetesApiServer(tunnel, agent)
 	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
 	var g errgroup.Group
-	g.Go(func() error { return srv.Serve(listener) })
+	g.Go(func() error { return testkit.Serve(srv, listener) })
 	g.Go(func() error { return kas.Run(ctx) })
 	g.Go(func() error { return tunnel.Run(ctx) })
 	t.Cleanup(func() {

@@ -56,7 +56,7 @@ func newNeighbour(tb testing.TB, has *kasend.Server) *neighbour {
 	require.NoError(tb, err)
 	ctx, cancel := context.WithCancel(context.WithoutCancel(tb.Context()))
 	var served, ran errgroup.Group
-	served.Go(func() error { return server.Serve(l) })
+	served.Go(func() error { return testkit.Serve(server, l) })
 	ran.Go(func() error { return client.Run(ctx) })
 	ran.Go(func() error { return n.kas.Run(ctx) })
 	n.drain = func() {

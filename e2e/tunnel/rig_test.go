@@ -165,7 +165,7 @@ func newRig(tb testing.TB, with transport) *rig {
 		others = newNeighbour(tb, r.kas)
 		r.client = testgrpc.NewTestServiceClient(others.kas.Conn(agentID))
 	}
-	g.Go(func() error { return r.server.Serve(l) })
+	g.Go(func() error { return testkit.Serve(r.server, l) })
 	g.Go(func() error { return r.kas.Run(ctx) })
 	r.drain = sync.OnceFunc(func() {
 		cancel()

@@ -48,7 +48,7 @@ func TestDialOptions_MeasureHowCallsEnd(t *testing.T) {
 	l, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	served := make(chan error, 1)
-	go func() { served <- server.Serve(l) }()
+	go func() { served <- testkit.Serve(server, l) }()
 	t.Cleanup(func() {
 		server.Stop()
 		require.NoError(t, <-served)

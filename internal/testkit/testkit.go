@@ -2,11 +2,14 @@
 package testkit
 
 import (
+	"errors"
+	"net"
 	"testing"
 	"time"
 
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest"
+	"google.golang.org/grpc"
 )
 
 // Patience is how long Eventually waits before it gives up: long enough for a
@@ -17,6 +20,15 @@ const Patience = 60 * time.Second
 func Logger(tb testing.TB) *zap.Logger {
 	tb.Helper()
 	return zaptest.NewLogger(tb, zaptest.Level(zap.DebugLevel))
+}
+
+// Serve serves until the server is stopped, which may be before it begins: a test that
+// ends early does not wait for that.
+func Serve(server *grpc.Server, listener net.Listener) error {
+	if err := server.Serve(listener); !errors.Is(err, grpc.ErrServerStopped) {
+		return err
+	}
+	return nil
 }
 
 // Eventually calls check, first at once and then every few milliseconds, until it

@@ -242,7 +242,7 @@ func serve(t *testing.T, traced *tracing.Tracing) *grpc.ClientConn {
 		t.Fatal(err)
 	}
 	ended := make(chan error, 1)
-	go func() { ended <- server.Serve(l) }()
+	go func() { ended <- testkit.Serve(server, l) }()
 	conn, err := grpc.NewClient(l.Addr().String(), append(traced.DialOptions(), grpc.WithTransportCredentials(insecure.NewCredentials()))...)
 	if err != nil {
 		t.Fatal(err)

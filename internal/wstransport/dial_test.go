@@ -25,6 +25,7 @@ import (
 	"google.golang.org/grpc/peer"
 
 	"github.com/kas-agentk/kas/internal/grpctool"
+	"github.com/kas-agentk/kas/internal/testkit"
 )
 
 // serveGRPC serves health over l until the test ends.
@@ -33,7 +34,7 @@ func serveGRPC(t *testing.T, l net.Listener, options ...grpc.ServerOption) {
 	s := grpc.NewServer(options...)
 	grpc_health_v1.RegisterHealthServer(s, health.NewServer())
 	served := make(chan error, 1)
-	go func() { served <- s.Serve(l) }()
+	go func() { served <- testkit.Serve(s, l) }()
 	t.Cleanup(func() {
 		s.Stop()
 		require.NoError(t, <-served)

@@ -148,7 +148,7 @@ func newHouse(t *testing.T) *house {
 	agentrpc.RegisterAgentConfigurationServer(server, h.server)
 	listener := bufconn.Listen(1 << 20)
 	done := make(chan error, 1)
-	go func() { done <- server.Serve(listener) }()
+	go func() { done <- testkit.Serve(server, listener) }()
 	conn, err := grpc.NewClient("passthrough:kas",
 		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return listener.DialContext(ctx) }),
 		grpc.WithTransportCredentials(insecure.NewCredentials()))

@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/sha1"
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"maps"
 	"net"
@@ -25,6 +24,7 @@ import (
 
 	"github.com/kas-agentk/kas/internal/gitlabapi"
 	"github.com/kas-agentk/kas/internal/gitrepo"
+	"github.com/kas-agentk/kas/internal/testkit"
 	"github.com/kas-agentk/kas/kas/gitaly"
 )
 
@@ -280,7 +280,7 @@ func (f *fake) serve(t *testing.T, config gitaly.PoolConfig) *gitaly.Pool {
 	gitalypb.RegisterCommitServiceServer(server, f)
 	gitalypb.RegisterBlobServiceServer(server, f)
 	served := make(chan error, 1)
-	go func() { served <- server.Serve(listener) }()
+	go func() { served <- testkit.Serve(server, listener) }()
 	config.Options = append(config.Options, grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {
 		return listener.DialContext(ctx)
 	}))
@@ -290,7 +290,7 @@ func (f *fake) serve(t *testing.T, config gitaly.PoolConfig) *gitaly.Pool {
 			t.Errorf("close: %v", err)
 		}
 		server.Stop()
-		if err := <-served; err != nil && !errors.Is(err, grpc.ErrServerStopped) {
+		if err := <-served; err != nil {
 			t.Errorf("serve: %v", err)
 		}
 	})

@@ -234,7 +234,7 @@ func serveAgent(tb testing.TB, agent agentFunc) grpc.ClientConnInterface {
 	agentrpc.RegisterKubernetesApiServer(server, &fakeAgent{do: agent})
 	listener := bufconn.Listen(64 << 10)
 	var g errgroup.Group
-	g.Go(func() error { return server.Serve(listener) })
+	g.Go(func() error { return testkit.Serve(server, listener) })
 	conn, err := grpc.NewClient("passthrough:///agent", grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return listener.DialContext(ctx) }))
 	require.NoError(tb, err)

@@ -75,11 +75,11 @@ func start(t *testing.T, change ...func(*push.Config)) *harness {
 	h.stop = stop
 	var g errgroup.Group
 	g.Go(func() error { return server.Run(ctx) })
-	g.Go(func() error { return rpc.Serve(h.listener) })
+	g.Go(func() error { return testkit.Serve(rpc, h.listener) })
 	t.Cleanup(func() {
 		stop()
 		rpc.Stop()
-		if err := g.Wait(); err != nil && !errors.Is(err, grpc.ErrServerStopped) {
+		if err := g.Wait(); err != nil {
 			t.Errorf("server: %v", err)
 		}
 	})

@@ -25,6 +25,7 @@ import (
 	"github.com/kas-agentk/kas/api/railsrpc"
 	"github.com/kas-agentk/kas/api/syncstatus"
 	"github.com/kas-agentk/kas/internal/jwtauth"
+	"github.com/kas-agentk/kas/internal/testkit"
 )
 
 // knowing answers for kas/agents and kas/status.
@@ -78,7 +79,7 @@ func serveWith(t *testing.T, register func(*grpc.Server), options ...grpc.Server
 	register(server)
 	listener := bufconn.Listen(1 << 20)
 	done := make(chan error, 1)
-	go func() { done <- server.Serve(listener) }()
+	go func() { done <- testkit.Serve(server, listener) }()
 	conn, err := grpc.NewClient("passthrough:kas",
 		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return listener.DialContext(ctx) }),
 		grpc.WithTransportCredentials(insecure.NewCredentials()))

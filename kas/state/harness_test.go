@@ -42,7 +42,7 @@ func serveOn(tb testing.TB, server *grpc.Server, options ...grpc.DialOption) *gr
 	tb.Helper()
 	listener := bufconn.Listen(64 << 10)
 	var g errgroup.Group
-	g.Go(func() error { return server.Serve(listener) })
+	g.Go(func() error { return testkit.Serve(server, listener) })
 	options = append(options, grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return listener.DialContext(ctx) }))
 	conn, err := grpc.NewClient("passthrough:///memory", options...)
@@ -52,7 +52,7 @@ func serveOn(tb testing.TB, server *grpc.Server, options ...grpc.DialOption) *gr
 	tb.Cleanup(func() {
 		_ = conn.Close()
 		server.Stop()
-		if err := g.Wait(); err != nil && !errors.Is(err, grpc.ErrServerStopped) {
+		if err := g.Wait(); err != nil {
 			tb.Errorf("serve: %v", err)
 		}
 	})

@@ -112,7 +112,7 @@ func startWith(tb testing.TB, with tunnel.Collaborators, change ...func(*tunnel.
 	ctx, stop := context.WithCancel(tb.Context())
 	h.stop = stop
 	var g errgroup.Group
-	g.Go(func() error { return rpc.Serve(h.listener) })
+	g.Go(func() error { return testkit.Serve(rpc, h.listener) })
 	go func() { h.ran <- h.server.Run(ctx) }()
 	tb.Cleanup(func() {
 		stop()

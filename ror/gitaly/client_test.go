@@ -18,6 +18,7 @@ import (
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 
+	"github.com/kas-agentk/kas/internal/testkit"
 	"github.com/kas-agentk/kas/internal/tracing"
 	"github.com/kas-agentk/kas/ror/gitaly"
 	"github.com/kas-agentk/kas/ror/registry"
@@ -91,7 +92,7 @@ func start(t *testing.T) (*server, *gitaly.Client) {
 	gitalypb.RegisterRepositoryServiceServer(srv, s)
 	gitalypb.RegisterSmartHTTPServiceServer(srv, s)
 	done := make(chan error, 1)
-	go func() { done <- srv.Serve(l) }()
+	go func() { done <- testkit.Serve(srv, l) }()
 	c, err := gitaly.NewClient(gitaly.Config{Address: "tcp://" + l.Addr().String(), Token: token, Storage: "default"})
 	require.NoError(t, err)
 	t.Cleanup(func() {

@@ -129,15 +129,15 @@ func (c *Client) ReceivePack(ctx context.Context, p registry.Project, u registry
 }
 
 // run copies In to the stream and the stream to Out until the stream ends. It owns
-// the goroutine that reads In and returns after that has ended.
+// the goroutine that reads In and returns after that has stopped reading.
 func (x Exchange) run(cancel func(), stream grpc.ClientStream, message func([]byte) error, answer func() ([]byte, error)) error {
 	sent := make(chan error, 1)
 	go func() {
 		err := send(x.In, message, stream.CloseSend)
+		sent <- err // before the stream ends by it, to be there as the reason
 		if err != nil {
 			cancel()
 		}
-		sent <- err
 	}()
 	err := receive(x.Out, answer)
 	var sendErr error

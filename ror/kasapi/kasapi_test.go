@@ -17,6 +17,7 @@ import (
 	"github.com/kas-agentk/kas/api/railsrpc"
 	"github.com/kas-agentk/kas/internal/grpctool"
 	"github.com/kas-agentk/kas/internal/jwtauth"
+	"github.com/kas-agentk/kas/internal/testkit"
 	"github.com/kas-agentk/kas/ror/kasapi"
 )
 
@@ -64,7 +65,7 @@ func serve(t *testing.T, with []byte, register func(*grpc.Server), options ...gr
 	srv := grpc.NewServer(grpc.WaitForHandlers(true))
 	register(srv)
 	done := make(chan error, 1)
-	go func() { done <- srv.Serve(l) }()
+	go func() { done <- testkit.Serve(srv, l) }()
 	c, err := kasapi.NewClient(kasapi.Config{Address: "passthrough:///kas", Secret: with},
 		append(options, grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return l.DialContext(ctx) }))...)
 	require.NoError(t, err)
