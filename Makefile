@@ -23,23 +23,27 @@ TEST_PACKAGES ?= 4
 help: ## Say what there is
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
+.PHONY: go
+go:
+	@command -v $(GO) >/dev/null || { echo "Go is not installed, or not in PATH: see https://go.dev/doc/install (go.mod names the version)" >&2; exit 1; }
+
 .PHONY: build
-build: ## Build kas, agentk, ror and kasctl into bin/
+build: go ## Build kas, agentk, ror and kasctl into bin/
 	@mkdir -p bin
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cmd/kas ./cmd/agentk ./cmd/ror ./cmd/kasctl
 
 .PHONY: demo
-demo: ## Set up everything and run the main job until Ctrl-C (KUBECONFIG=... for a cluster of your own, TRACING=URL for traces)
+demo: go ## Set up everything and run the main job until Ctrl-C (KUBECONFIG=... for a cluster of your own, TRACING=URL for traces)
 	@mkdir -p .build/bin && $(GO) build -o .build/bin/sandbox ./cmd/sandbox
 	@exec .build/bin/sandbox demo --end-with-parent --kubeconfig="$(if $(filter command line,$(origin KUBECONFIG)),$(KUBECONFIG))" \
 		--tracing-otlp-endpoint="$(TRACING)"
 
 .PHONY: demo-clean
-demo-clean: ## Remove the demo's state
+demo-clean: go ## Remove the demo's state
 	@$(GO) run ./cmd/sandbox demo-clean
 
 .PHONY: sandbox
-sandbox: ## Build the real parts that demo and tests run against (once; minutes)
+sandbox: go ## Build the real parts that demo and tests run against (once; minutes)
 	@$(GO) run ./cmd/sandbox build
 
 .PHONY: test
@@ -47,11 +51,11 @@ test: sandbox ## Run all tests: units and end to end, race detector on (TESTFLAG
 	$(GO) test -race -ldflags '-s -w' -timeout $(TEST_TIMEOUT) -p $(TEST_PACKAGES) $(TESTFLAGS) ./e2e/... $$($(GO) list ./... | grep -v '/e2e')
 
 .PHONY: test-unit
-test-unit: ## Run the tests that need no control plane
+test-unit: go ## Run the tests that need no control plane
 	$(GO) test -race -timeout $(TEST_TIMEOUT) $$($(GO) list ./... | grep -v -e '/e2e' -e '/sandbox')
 
 .PHONY: check
-check: lint generated tidy bench-build ## Lint, and check that generated files and go.mod are fresh
+check: go lint generated tidy bench-build ## Lint, and check that generated files and go.mod are fresh
 
 .PHONY: lint
 lint: $(TOOLS)/golangci-lint $(TOOLS)/buf ## Lint Go and protobuf

@@ -38,6 +38,7 @@ type call struct {
 	header, trailer metadata.MD
 	// headerSent: the time for header is over.
 	headerSent bool
+	volume     volume
 	// finished: the handler has returned.
 	finished bool
 }

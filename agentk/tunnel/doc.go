@@ -29,6 +29,9 @@
 //     tunnelwire.FrameSize of a message, so that other streams of the connection have their
 //     turn. Nothing waits to be sent along with something else.
 //   - A handler that sends waits until HTTP/2 lets it, which holds up its own RPC alone.
+//   - Large answers share Config.LargeRate while small RPCs come: what has sent 256 KiB
+//     within a second waits for its turn before each frame, and no longer than its RPC
+//     lasts. Small ones never wait, and without them nothing does.
 //   - Memory of a stream is bounded: one message that is being joined, and the inbox. While
 //     a handler leaves more than maxInbox in the inbox, nothing more is received on its
 //     stream, so that HTTP/2 holds kas back. A cancel that comes behind is then not seen;

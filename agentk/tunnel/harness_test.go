@@ -192,6 +192,7 @@ func start(tb testing.TB, svc *service, change func(*rig, *Config)) *rig {
 		Log:     zap.New(zapcore.NewTee(core, testkit.Logger(tb).Core())),
 		Metrics: metrics, Clock: r.clock, Ended: func(err error) { r.failures <- err },
 		Lost: quick, Refused: quick, Old: quick,
+		LargeRate: -1, // the clock stands still
 	}
 	if change != nil {
 		change(r, &cfg)

@@ -13,12 +13,13 @@ type Metrics struct {
 	// bytes of messages, and its counters.
 	bytes          *prometheus.CounterVec
 	fromKas, toKas prometheus.Counter
+	held           prometheus.Counter
 }
 
 // NewMetrics returns metrics that reg has registered.
 func NewMetrics(reg prometheus.Registerer) (*Metrics, error) {
 	m := newMetrics()
-	for _, c := range []prometheus.Collector{m.streams, m.rpcs, m.bytes} {
+	for _, c := range []prometheus.Collector{m.streams, m.rpcs, m.bytes, m.held} {
 		if err := reg.Register(c); err != nil {
 			return nil, fmt.Errorf("register metrics of the tunnel: %w", err)
 		}
@@ -40,6 +41,10 @@ func newMetrics() *Metrics {
 			Name: "agentk_tunnel_bytes_total",
 			Help: "Bytes of the messages of RPCs over the reverse tunnel, by direction: from_kas or to_kas.",
 		}, []string{"direction"}),
+		held: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "agentk_tunnel_held_seconds_total",
+			Help: "How long large answers over the reverse tunnel were held back for small ones, all together.",
+		}),
 	}
 	m.fromKas, m.toKas = m.bytes.WithLabelValues("from_kas"), m.bytes.WithLabelValues("to_kas")
 	return m

@@ -79,6 +79,7 @@ func (c *call) sendParts(data []byte) ([]byte, error) {
 
 // sendPart sends a part of a message, unless nobody wants it any more.
 func (c *call) sendPart(data []byte, more bool) error {
+	c.stream.server.pacer.wait(c.bounds, &c.volume, len(data))
 	if err := c.bounds.Err(); err != nil {
 		return status.FromContextError(err).Err()
 	}
@@ -147,6 +148,7 @@ func (c *call) finish(reply any, err error) {
 	out.response.Trailers = tunnelwire.FromError(err, c.trailer)
 	c.stream.server.count(c.method, codes.Code(out.response.GetTrailers().GetCode()))
 	c.endSpan(codes.Code(out.response.GetTrailers().GetCode()))
+	c.stream.server.pacer.ended(&c.volume)
 	c.stream.become(idle, nil) // before kas knows, so that the next RPC finds it so
 	_ = c.send(out)            // a stream that has ended has nobody to tell
 }

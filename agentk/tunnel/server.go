@@ -41,6 +41,10 @@ type Config struct {
 	MaxIdle int
 	// MaxStreams bounds all streams; zero: 4,000.
 	MaxStreams int
+	// LargeRate is how much of large answers goes out while small RPCs come, in bytes a
+	// second, of all together; zero: 125 MB, what a link of a gigabit carries; negative: as
+	// much as the connection takes.
+	LargeRate int
 	// Lost is how long to wait before streams are opened again when kas, or the
 	// connection, went away. Refused: when kas did not want one. Old: when kas has no
 	// tunnel, which takes another kas to mend. Zero: defaults.
@@ -62,6 +66,9 @@ func (c *Config) setDefaults() {
 	}
 	if c.MaxStreams == 0 {
 		c.MaxStreams = 4000
+	}
+	if c.LargeRate == 0 {
+		c.LargeRate = 125e6
 	}
 	if c.Lost == (retry.Policy{}) {
 		c.Lost = retry.Policy{Initial: 200 * time.Millisecond, Max: 2 * time.Second, ResetAfter: 5 * time.Second}
@@ -97,7 +104,8 @@ type Server struct {
 	unknown *method
 	misuse  error
 
-	pool *pool
+	pool  *pool
+	pacer *pacer
 	// goroutines are those of streams.
 	goroutines sync.WaitGroup
 }
@@ -111,6 +119,7 @@ func NewServer(cfg Config) *Server {
 		cfg:     cfg,
 		methods: map[string]*method{},
 		pool:    newPool(cfg.MaxIdle, cfg.MaxStreams, cfg.Metrics),
+		pacer:   newPacer(cfg.Clock, cfg.LargeRate, cfg.Metrics.held),
 	}
 	s.unknown = s.counted(&method{}, "unknown")
 	return s
